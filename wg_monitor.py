@@ -1,0 +1,2631 @@
+#!/usr/bin/env python3
+"""Who was connected when: a trail of WireGuard peers coming and going.
+
+wg_monitor runs `wg show all dump` on an interval, compares what it says with what was known, and writes each
+difference as one line of a log that can be testified with.
+
+    wait -> read -> parse -> decide -> store -> trail -> hook -> service manager -> wait
+
+    text of wg      --parse-->   Reading            (secrets end here: no value below has a field for one)
+    Table, Reading  --decide-->  Table, [Event]     (pure: the clock is an argument)
+    Event           --render-->  line, JSON object, hook environment
+    line            --store, trail, hook-->         exactly once, or at least once and numbered
+
+Trust boundary: everything that `wg`, a hook or the file system says is hostile until a pattern below has
+accepted it. The private and preshared keys that `wg` prints are dropped where its output is split.
+
+Exit codes: 0 done, 1 failure, 2 wrong usage or settings, 4 not permitted, 5 `wg` is not installed.
+"""
+
+import errno
+import fcntl
+import gc
+import json
+import os
+import re
+import resource
+import selectors
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from array import array
+from collections import deque
+from itertools import compress, count, islice
+from operator import ne
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    FrozenSet,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    NoReturn,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Union,
+)
+
+if TYPE_CHECKING:
+    import sqlite3
+
+VERSION = "1.0.0"
+
+# --- Constants ----------------------------------------------------------------------------------------------------
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_NOT_PERMITTED, EXIT_NO_WG = 1, 2, 4, 5
+
+SEARCH_PATH = "/usr/bin:/usr/sbin:/bin:/sbin"
+WG_TIMEOUT_S = 10
+WG_OUTPUT_MAX = 256 << 20  # bytes; 100,000 peers with a dozen networks each print 30 MiB
+HOOKS_AT_ONCE = 4
+HOOKS_WAITING_MAX = 10_000
+HOOK_OUTPUT_MAX = 4096  # bytes
+HOOK_GRACE_S = 5
+BACKLOG_MAX = 100_000  # lines kept in memory while the trail cannot be written
+CHECKPOINT_S = 300
+PRUNE_ROWS = 500  # a checkpoint forgets this much history at most, so that no reading waits for it
+STEADY_S = 86_400  # history is only forgotten by a wall clock that has run this long without a step
+DAY_S = 86_400
+REKEY_AFTER_TIME_S = 120  # WireGuard's protocol: a session in use shakes hands anew after this long
+EPOCH_MAX = 253_402_300_799  # 9999-12-31, the last day that the C library's calendar prints in four digits
+COUNTER_MAX = 2**63 - 1  # SQLite's integers
+SECONDS_MAX = 31_536_000
+NEVER = float("-inf")
+CAP_NET_ADMIN = 12  # linux/capability.h
+BOOT_ID_PATH = "/proc/sys/kernel/random/boot_id"
+
+TRAIL_ROOTS = ("/var/log", "/tmp")
+STORE_ROOTS = ("/var/lib", "/run", "/tmp")
+
+# wg-quick(8): ^[a-zA-Z0-9_=+.-]{1,15}$; a key is 32 bytes in base64.
+INTERFACE_NAME = re.compile(r"[a-zA-Z0-9_=+.-]{1,15}")
+INTERFACE_LINE = re.compile(rb"([a-zA-Z0-9_=+.-]{1,15})\t[^\t]*\t[^\t]*\t[^\t]*\t[^\t]*")
+LINE_START = re.compile(rb"([a-zA-Z0-9_=+.-]{1,15})\t")
+PEER_LINE = re.compile(
+    rb"([a-zA-Z0-9_=+.-]{1,15})\t"
+    rb"([A-Za-z0-9+/]{43}=)\t"
+    rb"[^\t]*\t"  # the preshared key: no group, so that no match holds it
+    rb"([!-~]{1,128})\t"
+    rb"(\(none\)|[0-9a-fA-F.:/,]+)\t"
+    rb"([0-9]{1,12})\t([0-9]{1,19})\t([0-9]{1,19})\t"
+    rb"(?:off|[0-9]{1,5})"
+)
+UNREADABLE = re.compile(r"Unable to access interface (.*?): ")
+KEY_LIKE = re.compile(r"[A-Za-z0-9+/_-]{40,}=*")
+
+EVENT_KINDS = ("ONLINE", "OFFLINE", "ROAMING", "CHANGED", "REMOVED", "IFDOWN", "IFUP")
+
+# --- Values -------------------------------------------------------------------------------------------------------
+
+Identity = Tuple[str, str]  # interface, public key
+
+
+class Moment(NamedTuple):
+    """One instant on two clocks."""
+
+    wall: float  # seconds since the epoch: what people read, and what `wg` prints
+    boot: float  # CLOCK_BOOTTIME, seconds: what ages are made of; counts suspend, knows no steps
+
+
+class Meter:
+    """The byte counters of one peer: the one part of a peer that moves at nearly every reading, so it is changed
+    in place. Totals outlive a counter that starts anew, and are lower bounds."""
+
+    __slots__ = ("identity", "head", "rx", "tx", "past_rx", "past_tx", "heard", "sent")
+
+    def __init__(self, identity: Identity, rx: int, tx: int) -> None:
+        self.identity = identity
+        self.head = 0  # digest of the peer's line up to its counters
+        self.rx, self.tx = rx, tx  # as last printed
+        self.past_rx = self.past_tx = 0  # what counters that have started anew had reached
+        self.heard = NEVER  # boot time of the reading that last saw `rx` grow
+        self.sent = tx  # `tx` at the last sign of life
+
+    @property
+    def received(self) -> int:
+        return min(self.past_rx + self.rx, COUNTER_MAX)
+
+    @property
+    def transmitted(self) -> int:
+        return min(self.past_tx + self.tx, COUNTER_MAX)
+
+    def count(self, rx: int, tx: int, boot: float) -> None:
+        """Take the counters of a reading at `boot`."""
+        if tx < self.tx:
+            self.past_tx = self.transmitted
+            self.sent = 0
+        if rx < self.rx:
+            self.past_rx = self.received
+        if rx > self.rx or (rx and rx < self.rx):
+            self.heard = boot
+            self.sent = tx
+        self.rx, self.tx = rx, tx
+
+
+class Peer(NamedTuple):
+    """What one line of a reading says of a peer."""
+
+    identity: Identity
+    endpoint: str  # "" = none
+    allowed_ips: str  # as `wg` prints them, separated by commas; "" = none
+    handshake: int  # seconds since the epoch; 0 = never
+    meter: Meter
+    received: int  # totals at the reading before, where a session that begins now starts to count
+    transmitted: int
+
+
+class Reading(NamedTuple):
+    """One successful run of `wg show all dump`. Peers that stand exactly as at the reading before are left out."""
+
+    interfaces: FrozenSet[str]  # read, as their own lines prove
+    peers: List[Peer]
+    present: Optional[Set[Identity]]  # every peer there is; None = the same ones as at the reading before
+    unreadable: FrozenSet[str] = frozenset()
+    spoiled: Mapping[str, int] = {}  # lines that do not parse, by interface; "" = unclear whose
+    same: bool = False  # not a byte differs from the reading before
+
+
+class Memo(NamedTuple):
+    """What a reading leaves behind for the next one to be compared with: digests, and no secret.
+
+    The digest is Python's own for bytes: SipHash under a key that is random for each process, so that nobody
+    outside can aim for a collision, at a quarter of the price of any digest in hashlib."""
+
+    whole: int
+    lines: "array[int]"  # digests, in the order of the lines
+    meters: List[Optional[Meter]]  # whose line that is; None = no peer's of ours
+    interfaces: FrozenSet[str]
+
+
+class Session(NamedTuple):
+    """From the handshake that made a peer online to its last sign of life."""
+
+    number: int
+    start: float  # wall clock
+    began: float  # boot clock
+    received: int  # the meter's totals when it began
+    transmitted: int
+    endpoints: str  # in the order of their use, separated by spaces
+    unwatched: float  # seconds of it in which no monitor ran
+
+
+class Ended(NamedTuple):
+    """A finished session's figures."""
+
+    number: int
+    start: float
+    last_seen: float  # wall clock
+    length: float  # seconds on the boot clock
+    received: int
+    transmitted: int
+    endpoints: str
+    unwatched: float
+    reason: str  # idle, unreachable, interface-down, removed, reset, unknown
+
+
+class Known(NamedTuple):
+    """What is remembered of a peer between readings. Online means: it has a session."""
+
+    identity: Identity
+    endpoint: str
+    allowed_ips: str
+    handshake: int  # as last printed; 0 = never, or not since the interface was made anew
+    shown: int  # the last handshake known, for people
+    made: float  # boot time at which `handshake` is placed
+    session: Optional[Session]
+    meter: Meter
+
+
+class Interface(NamedTuple):
+    up: bool
+    read: float  # boot time of its last reading without a spoiled line
+    wall: float  # wall clock of its last reading
+
+
+class Table(NamedTuple):
+    """All that is known. `decide` makes the next one."""
+
+    peers: Dict[Identity, Known]
+    interfaces: Dict[str, Interface]
+    last: Optional[Moment]  # the last reading of this run
+    due: float  # boot time before which no online peer can have become old
+    sessions: int  # the number of the last session
+    online: int
+
+
+EMPTY = Table({}, {}, None, float("inf"), 0, 0)
+
+
+class Event(NamedTuple):
+    kind: str  # one of EVENT_KINDS
+    wall: float
+    iface: str
+    peer: Optional[Known] = None
+    new: bool = False
+    before: str = ""  # ROAMING: the endpoint, CHANGED: the allowed IPs before
+    ended: Optional[Ended] = None
+    peers: int = 0  # IFUP, IFDOWN
+    online: int = 0  # IFDOWN
+
+
+class Trouble(NamedTuple):
+    """Something that is wrong for a while: told when it begins and, with its length, when it ends."""
+
+    key: str
+    begins: str
+    ends: str  # "" = the end tells itself
+
+
+class Job(NamedTuple):
+    """One run of the hook: what its environment is made of."""
+
+    seq: int
+    kind: str
+    iface: str
+    key: str
+    endpoint: str
+    allowed_ips: str
+    handshake: int
+    online: int
+
+
+class Record(NamedTuple):
+    """One line on its way to the store, the console and the trail."""
+
+    seq: int
+    wall: float
+    level: int  # of syslog: 3 error, 4 warning, 6 information, 7 debugging
+    kind: str
+    line: bytes
+    event: Optional[Event]
+    job: Optional[Job]
+
+
+class Settings(NamedTuple):
+    """Fields and units of the table OPTIONS, which is their source."""
+
+    log_path: str
+    log_format: str
+    interval: int
+    threshold: int
+    liveness: str
+    stats_interval: int
+    interface: FrozenSet[str]  # empty = all
+    on_change_script: str
+    script_timeout: int
+    script_events: FrozenSet[str]
+    state_path: str
+    history_days: int
+    debug: bool
+
+
+class Refusal(Exception):
+    """The administrator has to change something: one line, and the exit code."""
+
+    def __init__(self, message: str, code: int = EXIT_USAGE) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+# --- Text safety --------------------------------------------------------------------------------------------------
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """Text from outside, fit for one line: no control, separator or direction character, no key, bounded."""
+    text = KEY_LIKE.sub("(key)", text)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " if c in "\t\n\r" else "?" for c in text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def reason_of(error: BaseException) -> str:
+    """An error's words without the file name, which the sentence around it names."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return printable(str(error))
+
+
+def short_key(key: str) -> str:
+    return key[:8] + "..." + key[-8:]
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: 45s, 2m 10s, 3h 5m, 2d 4h."""
+    s = int(max(0.0, seconds))
+    if s < 60:
+        return "%ds" % s
+    if s < 3600:
+        return "%dm %ds" % (s // 60, s % 60)
+    if s < DAY_S:
+        return "%dh %dm" % (s // 3600, s % 3600 // 60)
+    return "%dd %dh" % (s // DAY_S, s % DAY_S // 3600)
+
+
+def counted(number: int, noun: str) -> str:
+    return "%d %s%s" % (number, noun, "" if number == 1 else "s")
+
+
+def local(wall: float) -> time.struct_time:
+    """Local time; a clock beyond the calendar's last year shows that year's end."""
+    return time.localtime(min(max(wall, 0.0), EPOCH_MAX - DAY_S))
+
+
+def stamp(wall: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", local(wall))
+
+
+def utc_offset(wall: float) -> str:
+    """+02:00"""
+    minutes = local(wall).tm_gmtoff // 60
+    return "%s%02d:%02d" % ("-" if minutes < 0 else "+", abs(minutes) // 60, abs(minutes) % 60)
+
+
+def rfc3339(wall: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", local(wall)) + utc_offset(wall)
+
+
+def handshake_text(handshake: int, line_date: str) -> str:
+    """HH:MM:SS where it is on the line's own date, else with its date."""
+    if not handshake:
+        return "Never"
+    text = stamp(handshake)
+    return text[11:] if text[:10] == line_date else text
+
+
+def ips_text(allowed_ips: str, limit: int = 16) -> str:
+    """[IP: a], [IPs: a, b], networks only where no host address is, [IP: N/A]."""
+    if not allowed_ips:
+        return "[IP: N/A]"
+    every = allowed_ips.split(",")
+    hosts = [ip[:-3] if ip.endswith("/32") else ip[:-4] for ip in every if ip.endswith(("/32", "/128"))]
+    chosen = hosts or every
+    shown = [ip[:50] for ip in chosen[:limit]]
+    if len(chosen) > limit:
+        shown.append("%d more" % (len(chosen) - limit))
+    return "[%s: %s]" % ("IP" if hosts and len(hosts) == 1 else "IPs", ", ".join(shown))
+
+
+# --- Parsing ------------------------------------------------------------------------------------------------------
+
+
+def parse_complaints(text: str, wanted: FrozenSet[str]) -> Tuple[FrozenSet[str], int]:
+    """From `wg`'s standard error: the interfaces that it could not read, and how many of unclear name.
+
+    `wg show all` exits with 0 and leaves such an interface out."""
+    unreadable: Set[str] = set()
+    unclear = 0
+    for line in text.splitlines():
+        match = UNREADABLE.match(line)
+        if match is None:
+            continue
+        if INTERFACE_NAME.fullmatch(match.group(1)) is None:
+            unclear += 1
+        elif not wanted or match.group(1) in wanted:
+            unreadable.add(match.group(1))
+    return frozenset(unreadable), unclear
+
+
+def parse(
+    output: bytes,
+    complaints: str,
+    memo: Optional[Memo],
+    known: Mapping[Identity, Known],
+    wanted: FrozenSet[str],
+    boot: float,
+) -> Tuple[Reading, Optional[Memo]]:
+    """The output of `wg show all dump`, as a Reading and what the next reading is to be compared with.
+
+    Shapes: an interface's own line has 5 fields, a peer's 9, separated by tabs; anything else is skipped and
+    counted. Known peers' meters are advanced to `boot`.
+    Source: wg(8), "dump"."""
+    unreadable, unclear = parse_complaints(complaints, wanted) if complaints else (frozenset(), 0)
+    whole = hash(output)
+    if memo is not None and not unclear:
+        if whole == memo.whole:
+            return Reading(memo.interfaces, [], None, unreadable, same=True), memo
+        lines = output.split(b"\n")
+        digests = array("q", map(hash, lines))
+        if len(digests) == len(memo.lines):
+            changed = compress(count(), map(ne, digests, memo.lines))
+            peers = skim(lines, changed, memo.meters, known, wanted, boot)
+            if peers is not None:
+                reading = Reading(memo.interfaces, peers, None, unreadable)
+                return reading, Memo(whole, digests, memo.meters, memo.interfaces)
+    else:
+        lines = output.split(b"\n")
+        digests = array("q", map(hash, lines))
+    reading, meters = parse_all(lines, known, wanted, boot, unreadable, unclear)
+    # A peer whose line is spoiled is not in the memo: until all lines parse again, each reading is parsed whole.
+    return reading, None if reading.spoiled else Memo(whole, digests, meters, reading.interfaces)
+
+
+def skim(
+    lines: Sequence[bytes],
+    changed: Iterable[int],
+    meters: Sequence[Optional[Meter]],
+    known: Mapping[Identity, Known],
+    wanted: FrozenSet[str],
+    boot: float,
+) -> Optional[List[Peer]]:
+    """The fast path: only the lines that changed, and of those that only moved bytes only the counters.
+    None = the lines are not the same peers' in the same order: parse all.
+
+    At 10,000 peers 4 ms where all moved bytes; every field of every line would take 25."""
+    peers: List[Peer] = []
+    try:
+        for i in changed:
+            line = lines[i]
+            meter = meters[i]
+            if meter is None:
+                match = LINE_START.match(line)
+                if match is None or not wanted or match.group(1).decode() in wanted:
+                    return None
+                continue
+            head, rx_text, tx_text, _ = line.rsplit(b"\t", 3)
+            if hash(head) == meter.head and (rx_text + tx_text).isdigit():
+                rx = int(rx_text)
+                tx = int(tx_text)
+                if COUNTER_MAX >= rx >= meter.rx and COUNTER_MAX >= tx >= meter.tx:
+                    if rx > meter.rx:
+                        meter.heard = boot
+                        meter.sent = tx
+                        meter.rx = rx
+                    meter.tx = tx
+                    continue
+            peer = parse_peer(line, known, boot)
+            if peer is None or peer.identity != meter.identity:
+                return None
+            peers.append(peer)
+    except ValueError:  # fewer fields than a peer's line has
+        return None
+    return peers
+
+
+def parse_all(
+    lines: Sequence[bytes],
+    known: Mapping[Identity, Known],
+    wanted: FrozenSet[str],
+    boot: float,
+    unreadable: FrozenSet[str],
+    unclear: int,
+) -> Tuple[Reading, List[Optional[Meter]]]:
+    interfaces: Set[str] = set()
+    peers: List[Peer] = []
+    present: Set[Identity] = set()
+    meters: List[Optional[Meter]] = []
+    spoiled: Dict[str, int] = {"": unclear} if unclear else {}
+    for line in lines[:-1]:  # the last newline ends the last line
+        meters.append(None)
+        match = LINE_START.match(line)
+        name = match.group(1).decode() if match else ""
+        if name and wanted and name not in wanted:
+            continue
+        if INTERFACE_LINE.fullmatch(line):
+            interfaces.add(name)
+            continue
+        peer = parse_peer(line, known, boot) if name in interfaces else None
+        if peer is None or peer.identity in present:
+            spoiled[name] = spoiled.get(name, 0) + 1
+            continue
+        peers.append(peer)
+        present.add(peer.identity)
+        meters[-1] = peer.meter
+    meters.append(None)
+    return Reading(frozenset(interfaces), peers, present, unreadable, spoiled), meters
+
+
+def parse_peer(line: bytes, known: Mapping[Identity, Known], boot: float) -> Optional[Peer]:
+    match = PEER_LINE.fullmatch(line)
+    if match is None:
+        return None
+    name, key, endpoint, ips, handshake_text_, rx_text, tx_text = match.groups()
+    handshake, rx, tx = int(handshake_text_), int(rx_text), int(tx_text)
+    if handshake > EPOCH_MAX or rx > COUNTER_MAX or tx > COUNTER_MAX:
+        return None
+    before = known.get((name.decode(), key.decode()))
+    if before is None:
+        meter = Meter((sys.intern(name.decode()), key.decode()), rx, tx)
+    else:
+        meter = before.meter
+    received, transmitted = meter.received, meter.transmitted
+    heard = meter.heard
+    meter.count(rx, tx, boot)
+    if not handshake:
+        meter.heard = heard  # bytes of a handshake that is not finished yet are nobody's sign of life
+    if before is None or handshake != before.handshake:
+        meter.sent = tx
+    meter.head = hash(line.rsplit(b"\t", 3)[0])
+    return Peer(
+        meter.identity,
+        "" if endpoint == b"(none)" else endpoint.decode(),
+        "" if ips == b"(none)" else ips.decode(),
+        handshake,
+        meter,
+        received,
+        transmitted,
+    )
+
+
+# --- Decisions ----------------------------------------------------------------------------------------------------
+
+
+def place(handshake: int, before: Optional[Known], read: float, now: Moment) -> float:
+    """Where on the boot clock a handshake belongs.
+
+    The same value keeps its place. One that moved forward was made since the interface's last reading, at boot
+    time `read`, whatever the wall clock says; the others are placed by the wall clock, the future as now."""
+    if not handshake:
+        return NEVER
+    if before is not None and handshake == before.handshake:
+        return before.made
+    age = max(0.0, now.wall - handshake)
+    if before is not None and handshake > before.handshake:
+        age = min(age, max(0.0, now.boot - read))
+    return now.boot - age
+
+
+def last_sign(made: float, heard: float, settings: Settings) -> float:
+    """The boot time that `online` is counted from."""
+    return max(made, heard) if settings.liveness == "traffic" else made
+
+
+def address(endpoint: str) -> str:
+    return endpoint.rpartition(":")[0]
+
+
+def other_ips(before: str, after: str) -> bool:
+    return before != after and set(before.split(",")) != set(after.split(","))
+
+
+def end_session(known: Known, reason: str, now: Moment) -> Optional[Ended]:
+    """The figures of a peer's session at its last sign of life, the handshake or received bytes."""
+    session = known.session
+    if session is None:
+        return None
+    heard = known.meter.heard
+    last = max(known.made, heard, session.began)
+    if last == session.began:
+        last_seen = session.start
+    else:
+        last_seen = float(known.shown) if known.made >= heard else now.wall - (now.boot - heard)
+    return Ended(
+        session.number,
+        session.start,
+        last_seen,
+        last - session.began,
+        max(0, known.meter.received - session.received),
+        max(0, known.meter.transmitted - session.transmitted),
+        session.endpoints,
+        session.unwatched,
+        reason,
+    )
+
+
+def silence(known: Known) -> str:
+    """Why a peer became old: was anything sent to it that nothing came back to?"""
+    return "unreachable" if known.meter.tx > known.meter.sent else "idle"
+
+
+def settle(
+    before: Optional[Known], after: Known, totals: Tuple[int, int], number: int, now: Moment, settings: Settings
+) -> Tuple[Known, List[Event]]:
+    """One peer's row of the table of events: `after` with its session begun or ended, and what happened."""
+    iface = after.identity[0]
+    sign = last_sign(after.made, after.meter.heard, settings)
+    alive = after.handshake != 0 and now.boot - sign < settings.threshold
+    events: List[Event] = []
+    if alive and after.session is None:
+        by_traffic = sign > after.made
+        start = now.wall - (now.boot - sign) if by_traffic else float(after.handshake)
+        session = Session(number, start, sign, totals[0], totals[1], after.endpoint, 0.0)
+        after = after._replace(session=session)
+        events.append(Event("ONLINE", now.wall, iface, after, new=before is None))
+    elif before is None:
+        events.append(Event("OFFLINE", now.wall, iface, after, new=True))
+    elif after.session is not None and not alive:
+        # A handshake that fell to 0 is not this session's: its figures are those from before.
+        reset = after.handshake == 0
+        ended = end_session(before if reset else after, "reset" if reset else silence(after), now)
+        after = after._replace(session=None)
+        events.append(Event("OFFLINE", now.wall, iface, after, ended=ended))
+    elif after.session is not None and address(after.endpoint) != address(before.endpoint):
+        used = after.session.endpoints.split(" ") if after.session.endpoints else []
+        if after.endpoint not in used:
+            used = used[-31:] + [after.endpoint]  # the last 32: a peer that roams for months stays bounded
+        after = after._replace(session=after.session._replace(endpoints=" ".join(used)))
+        if before.endpoint:
+            events.append(Event("ROAMING", now.wall, iface, after, before=before.endpoint))
+    if before is not None and other_ips(before.allowed_ips, after.allowed_ips):
+        events.append(Event("CHANGED", now.wall, iface, after, before=before.allowed_ips))
+    return after, events
+
+
+def follow(
+    before: Optional[Known], peer: Peer, read: float, number: int, now: Moment, settings: Settings
+) -> Tuple[Known, List[Event]]:
+    """What a reading says of one peer, against what was known of it."""
+    after = Known(
+        peer.identity,
+        # An interface made anew has forgotten them; people still ask from where the peer had been connected.
+        peer.endpoint or (before.endpoint if before is not None else ""),
+        peer.allowed_ips,
+        peer.handshake,
+        peer.handshake or (before.shown if before is not None else 0),
+        place(peer.handshake, before, read, now),
+        before.session if before is not None else None,
+        peer.meter,
+    )
+    if before is not None and after == before:
+        after = before  # keeps memory as it was
+    return settle(before, after, (peer.received, peer.transmitted), number, now, settings)
+
+
+def decide_interfaces(table: Table, reading: Reading, now: Moment) -> Tuple[Dict[str, Interface], List[Event]]:
+    """Interfaces that came and went. One of which nothing was seen keeps its state."""
+    interfaces = dict(table.interfaces)
+    unclear = "" in reading.spoiled
+    events: List[Event] = []
+    for name in sorted(reading.interfaces):
+        before = interfaces.get(name)
+        if table.last is not None if before is None else not before.up:
+            there = sum(identity[0] == name for identity in reading.present or ())
+            events.append(Event("IFUP", now.wall, name, peers=there))
+        whole = not unclear and name not in reading.spoiled
+        read = now.boot if whole else before.read if before is not None else NEVER
+        interfaces[name] = Interface(True, read, now.wall)
+    for name in reading.unreadable:
+        interfaces.setdefault(name, Interface(True, NEVER, now.wall))
+    for name in sorted(interfaces):
+        before = interfaces[name]
+        if before.up and not unclear and name not in reading.interfaces and name not in reading.unreadable:
+            interfaces[name] = before._replace(up=False)
+            online = [known.session is not None for known in table.peers.values() if known.identity[0] == name]
+            events.append(Event("IFDOWN", now.wall, name, peers=len(online), online=sum(online)))
+    return interfaces, events
+
+
+def decide(table: Table, reading: Reading, now: Moment, settings: Settings) -> Tuple[Table, List[Event]]:
+    """What a reading changes. Pure and total: the same arguments, the same answer, and no reading is refused."""
+    interfaces, events = decide_interfaces(table, reading, now)
+    down = {event.iface for event in events if event.kind == "IFDOWN"}
+    by_traffic = settings.liveness == "traffic" and not reading.same
+    ageing = now.boot >= table.due or by_traffic
+    if not (down or ageing or reading.peers or reading.present is not None):
+        return table._replace(interfaces=interfaces, last=now), events
+    peers = dict(table.peers)
+    sessions, due = table.sessions, table.due
+    unseen: Set[Identity] = set()
+
+    for known in [k for k in peers.values() if k.session is not None and k.identity[0] in down]:
+        after = peers[known.identity] = known._replace(session=None)
+        ended = end_session(known, "interface-down", now)
+        events.append(Event("OFFLINE", now.wall, known.identity[0], after, ended=ended))
+
+    if reading.present is not None:
+        for identity in [i for i in peers if i[0] in reading.interfaces and i not in reading.present]:
+            if "" in reading.spoiled or identity[0] in reading.spoiled:
+                unseen.add(identity)  # its line may be one of the spoiled ones
+                continue
+            known = peers.pop(identity)
+            ended = end_session(known, "removed", now)
+            events.append(Event("REMOVED", now.wall, identity[0], known._replace(session=None), ended=ended))
+
+    for peer in reading.peers:
+        iface = table.interfaces.get(peer.identity[0])
+        read = iface.read if iface is not None else NEVER
+        before = peers.get(peer.identity)
+        after, happened = follow(before, peer, read, sessions + 1, now, settings)
+        events += happened
+        if after is not before:
+            peers[peer.identity] = after
+        if after.session is not None:
+            sessions = max(sessions, after.session.number)
+            due = min(due, last_sign(after.made, after.meter.heard, settings) + settings.threshold)
+
+    if ageing:
+        due = float("inf")
+        for known in list(peers.values()):
+            if known.session is None and not by_traffic:
+                continue
+            old_at = last_sign(known.made, known.meter.heard, settings) + settings.threshold
+            seen = known.identity[0] in reading.interfaces and known.identity not in unseen
+            if seen and (known.session is None) == (now.boot < old_at):
+                totals = (known.meter.received, known.meter.transmitted)
+                known, happened = settle(known, known, totals, sessions + 1, now, settings)
+                events += happened
+                peers[known.identity] = known
+            if known.session is not None:
+                sessions = max(sessions, known.session.number)
+                due = min(due, old_at)
+
+    online = table.online + sum(e.kind == "ONLINE" for e in events) - sum(e.ended is not None for e in events)
+    return Table(peers, interfaces, now, due, sessions, online), events
+
+
+def forget(table: Table, now: Moment, history_days: int) -> Tuple[Table, List[str]]:
+    """The table without the interfaces that have been gone for so long, and their names."""
+    names = [n for n, i in table.interfaces.items() if not i.up and now.wall - i.wall > history_days * DAY_S]
+    if not names:
+        return table, names
+    peers = {identity: known for identity, known in table.peers.items() if identity[0] not in names}
+    interfaces = {name: interface for name, interface in table.interfaces.items() if name not in names}
+    return table._replace(peers=peers, interfaces=interfaces), names
+
+
+def clock_step(before: Moment, now: Moment) -> float:
+    """How far the wall clock jumped between two moments, in seconds; 0 where it only ran faster or slower, which
+    a clock that is being disciplined does by up to a tenth."""
+    elapsed = now.boot - before.boot
+    step = now.wall - before.wall - elapsed
+    return step if abs(step) > max(1.0, elapsed / 10) else 0.0
+
+
+def troubles_in(reading: Reading, table: Table, settings: Settings) -> List[Trouble]:
+    """What a successful reading could not tell. `table` is that before the reading."""
+    troubles = []
+    for name in sorted(reading.unreadable):
+        troubles.append(
+            Trouble(
+                "unreadable " + name,
+                "[%s] cannot be read: its peers keep their state until it can" % name,
+                "[%s] can be read again" % name,
+            )
+        )
+    for name, number in sorted(reading.spoiled.items()):
+        whose = "[%s] " % name if name else ""
+        what = "nobody on it counts" if name else "no peer and no interface counts"
+        troubles.append(
+            Trouble(
+                "spoiled " + name,
+                "%s%s of wg cannot be understood; as long as that lasts, %s as removed"
+                % (whose, counted(number, "line"), what),
+                "%severy line of wg can be understood again" % whose,
+            )
+        )
+    for name in sorted(settings.interface - reading.interfaces - reading.unreadable):
+        before = table.interfaces.get(name)
+        # One that goes while it is watched is an event, and no trouble.
+        if "" not in reading.spoiled and (before is None or table.last is None and not before.up):
+            troubles.append(Trouble("absent " + name, "[%s] there is no such WireGuard interface yet" % name, ""))
+    return troubles
+
+
+# --- Renderings ---------------------------------------------------------------------------------------------------
+
+
+def event_text(event: Event) -> str:
+    """The line of an event, without its time stamp."""
+    head = "%-7s [%s]" % (event.kind, event.iface)
+    if event.peer is None:
+        text = "%s %s" % (head, counted(event.peers, "peer"))
+        if event.kind == "IFDOWN":
+            text += ", %d %s online" % (event.online, "was" if event.online == 1 else "were")
+        return text
+    peer = event.peer
+    text = "%s %s (%s) %s" % (head, short_key(peer.identity[1]), peer.endpoint or "N/A", ips_text(peer.allowed_ips))
+    if event.kind == "ROAMING":
+        return "%s from %s" % (text, event.before)
+    if event.kind == "CHANGED":
+        return "%s from %s" % (text, ips_text(event.before))
+    handshake = handshake_text(peer.shown, stamp(event.wall)[:10])
+    return "%s%s (handshake: %s)" % (text, " new" if event.new else "", handshake)
+
+
+def event_json(seq: int, event: Event) -> Dict[str, Any]:
+    fields: Dict[str, Any] = {"seq": seq, "time": rfc3339(event.wall), "event": event.kind, "interface": event.iface}
+    peer = event.peer
+    if peer is None:
+        fields["peers"] = event.peers
+        if event.kind == "IFDOWN":
+            fields["online_peers"] = event.online
+        return fields
+    fields["peer"] = peer.identity[1]
+    fields["endpoint"] = peer.endpoint or None
+    fields["allowed_ips"] = peer.allowed_ips
+    fields["handshake"] = rfc3339(peer.shown) if peer.shown else None
+    fields["online"] = peer.session is not None
+    if event.new:
+        fields["new"] = True
+    if event.kind in ("ROAMING", "CHANGED"):
+        fields["from"] = event.before
+    if peer.session is not None:
+        fields["session"] = peer.session.number
+    if event.ended is not None:
+        fields["session"] = event.ended.number
+        fields["session_start"] = rfc3339(event.ended.start)
+        fields["last_seen"] = rfc3339(event.ended.last_seen)
+        fields["length_s"] = round(event.ended.length)
+        fields["received_bytes"] = event.ended.received
+        fields["sent_bytes"] = event.ended.transmitted
+        fields["unwatched_s"] = round(event.ended.unwatched)
+        fields["reason"] = event.ended.reason
+    return fields
+
+
+def render(seq: int, wall: float, kind: str, text: str, event: Optional[Event], log_format: str) -> bytes:
+    """One line of the trail, as it is written."""
+    if log_format == "json":
+        fields = event_json(seq, event) if event else {"seq": seq, "time": rfc3339(wall), "event": kind, "message": text}
+        return json.dumps(fields, ensure_ascii=True).encode() + b"\n"
+    return ("%s %s\n" % (stamp(wall), text)).encode("utf-8", "replace")
+
+
+def hook_environment(job: Job) -> Dict[str, str]:
+    """All that the hook is given. Nothing is inherited: the monitor's own environment is the service manager's."""
+    return {
+        "PATH": SEARCH_PATH,
+        "LANG": "C.UTF-8",
+        "HOME": "/",
+        "PEER_EVENT": job.kind,
+        "PEER_IFACE": job.iface,
+        "PEER_PUBKEY": job.key,
+        "PEER_ENDPOINT": job.endpoint,
+        "PEER_ALLOWED_IPS": job.allowed_ips,
+        "PEER_HANDSHAKE": str(job.handshake),
+        "PEER_ONLINE": str(job.online),
+        "PEER_SEQ": str(job.seq),
+    }
+
+
+def job_of(seq: int, event: Event, settings: Settings) -> Optional[Job]:
+    """The hook run that an event asks for. A peer first seen offline did not go anywhere."""
+    if not settings.on_change_script or event.kind not in settings.script_events:
+        return None
+    if event.kind == "OFFLINE" and event.new:
+        return None
+    peer = event.peer
+    if peer is None:
+        return Job(seq, event.kind, event.iface, "", "", "", 0, 0)
+    online = int(peer.session is not None)
+    return Job(
+        seq, event.kind, event.iface, peer.identity[1], peer.endpoint, peer.allowed_ips, peer.shown, online
+    )
+
+
+def started_text(settings: Settings) -> str:
+    text = "Monitor started | Interval: %ds, Threshold: %ds, Stats: %ds" % (
+        settings.interval,
+        settings.threshold,
+        settings.stats_interval,
+    )
+    return text + (", Interface: " + ",".join(sorted(settings.interface)) if settings.interface else "")
+
+
+# --- Effects: running wg ------------------------------------------------------------------------------------------
+
+
+def moment() -> Moment:
+    return Moment(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def boot_id() -> str:
+    with open(BOOT_ID_PATH) as file:
+        return file.read().strip()
+
+
+def find_wg() -> str:
+    for directory in SEARCH_PATH.split(":"):
+        path = directory + "/wg"
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    raise Refusal("wg is not installed: no such program in %s; install wireguard-tools" % SEARCH_PATH, EXIT_NO_WG)
+
+
+def exit_words(status: int) -> str:
+    """A child's exit status, as Popen.returncode gives it, in words."""
+    if status >= 0:
+        return "exited with status %d" % status
+    try:
+        return "was ended by %s" % signal.Signals(-status).name
+    except ValueError:
+        return "was ended by signal %d" % -status
+
+
+def kill_group(pid: int) -> None:
+    """End a child that leads its own session, with all its family."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def anonymous_file() -> int:
+    """A file in memory that no path leads to. A pipe would cost twice the CPU at 50,000 peers, and be held open by
+    whatever `wg` leaves behind. Python 3.7 has no memfd_create; /dev/shm is memory as well."""
+    if sys.version_info >= (3, 8):
+        return os.memfd_create("wg_monitor")
+    with tempfile.TemporaryFile(dir="/dev/shm", buffering=0) as file:
+        return os.dup(file.fileno())
+
+
+class Probe:
+    """One run of `wg show all dump`. It is started and asked, never waited for."""
+
+    def __init__(self, wg: str) -> None:
+        self.output, self.errors = anonymous_file(), anonymous_file()
+        self.overdue = False
+        try:
+            self.process = subprocess.Popen(
+                [wg, "show", "all", "dump"],
+                stdin=subprocess.DEVNULL,
+                stdout=self.output,
+                stderr=self.errors,
+                env={"PATH": SEARCH_PATH, "LANG": "C.UTF-8"},
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError:
+            self.close()
+            raise
+        self.deadline = time.monotonic() + WG_TIMEOUT_S
+        try:
+            resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (WG_OUTPUT_MAX, WG_OUTPUT_MAX))
+        except (ProcessLookupError, PermissionError):
+            pass  # it has ended already, or changed its user: the time-out still bounds it
+
+    def done(self) -> bool:
+        return self.process.poll() is not None
+
+    def kill(self) -> None:
+        self.overdue = True
+        if self.process.poll() is None:
+            kill_group(self.process.pid)
+
+    def answer(self) -> Tuple[bytes, str, str]:
+        """Output, standard error, and why it is no reading ("" where it is one). Only when done."""
+        complaints = os.pread(self.errors, 65536, 0).decode("utf-8", "replace")
+        status = self.process.returncode
+        if status:
+            said = printable(" ".join(complaints.split()))
+            return b"", "", "wg %s%s" % (exit_words(status), ": " + said if said else "")
+        output = os.pread(self.output, os.fstat(self.output).st_size, 0)
+        if output and not output.endswith(b"\n"):
+            return b"", "", "the output of wg breaks off"
+        return output, complaints, ""
+
+    def close(self) -> None:
+        os.close(self.output)
+        os.close(self.errors)
+
+
+# --- Effects: the console -----------------------------------------------------------------------------------------
+
+
+class Console:
+    """Standard error, or the journal. It must never stop the watcher: a line that would block is dropped."""
+
+    def __init__(self, journal_stream: str) -> None:
+        self.descriptor = 2
+        self.journal = False
+        self.dropped = 0
+        for descriptor in (1, 2):
+            try:
+                status = os.fstat(descriptor)
+            except OSError:
+                continue
+            if journal_stream == "%d:%d" % (status.st_dev, status.st_ino):
+                self.descriptor, self.journal = descriptor, True
+        self.ready = selectors.PollSelector()
+        try:
+            self.ready.register(self.descriptor, selectors.EVENT_WRITE)
+        except (OSError, ValueError):
+            self.descriptor = -1
+
+    def write(self, level: int, line: bytes, stamped: bool) -> None:
+        """One whole line. The journal has its own time stamps, and takes the level as sd-daemon(3) says."""
+        if self.journal:
+            line = b"<%d>%s" % (level, line[20:] if stamped else line)
+        try:
+            if self.descriptor < 0 or not self.ready.select(0.1):
+                raise BlockingIOError
+            os.write(self.descriptor, line)
+        except OSError:
+            self.dropped += 1
+
+
+# --- Effects: the trail -------------------------------------------------------------------------------------------
+
+
+class TrailBusy(OSError):
+    """Another monitor holds the trail."""
+
+
+class Position(NamedTuple):
+    """Where the next line of the trail goes."""
+
+    device: int
+    inode: int
+    size: int
+
+
+def open_trail(path: str) -> int:
+    """A descriptor of the trail, locked. Errors: OSError, with the administrator's way out in its words.
+
+    Not a link, not a device, not a second name of another file, not somebody else's: whoever may write to the
+    directory must not be able to have root append to /etc/shadow."""
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        name = os.path.basename(path)
+        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o640, dir_fd=directory)
+        except FileExistsError:
+            descriptor = os.open(name, flags, dir_fd=directory)
+        else:
+            os.fchmod(descriptor, 0o640)  # whatever the umask says
+            os.fsync(directory)
+    finally:
+        os.close(directory)
+    try:
+        status = os.fstat(descriptor)
+        complaint = judge_trail(status)
+        if complaint:
+            raise OSError(errno.EPERM, complaint)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrailBusy(errno.EBUSY, "another monitor writes to it") from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def judge_trail(status: os.stat_result) -> str:
+    """Why a file cannot be the trail; "" where it can."""
+    if not stat.S_ISREG(status.st_mode):
+        return "it is not a regular file"
+    if status.st_nlink > 1:
+        return "it has %d names, a trail has one" % status.st_nlink
+    if status.st_uid != os.geteuid():
+        return "it belongs to %s" % user_name(status.st_uid)
+    return ""
+
+
+class Trail:
+    """The log file. It looks for itself whether it was moved or deleted, and goes on in a new one."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.descriptor = -1
+        self.cut = 0  # bytes of the next line that a full disk let through; that line is finished where it began
+
+    def position(self) -> Position:
+        """Where the next line goes, the file opened for it. Errors: OSError."""
+        if self.descriptor >= 0 and not self.cut and not self.stands():
+            self.close()
+        if self.descriptor < 0:
+            self.descriptor = open_trail(self.path)
+            self.mend()
+        status = os.fstat(self.descriptor)
+        return Position(status.st_dev, status.st_ino, status.st_size - self.cut)
+
+    def stands(self) -> bool:
+        """Is the open file still the one with the trail's name?"""
+        try:
+            named = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(self.descriptor))
+
+    def mend(self) -> None:
+        """A last line that somebody left unfinished must not swallow the next one."""
+        size = os.fstat(self.descriptor).st_size
+        if size and os.pread(self.descriptor, 1, size - 1) != b"\n":
+            os.write(self.descriptor, b"\n")
+
+    def write(self, lines: Sequence[bytes]) -> Tuple[int, Optional[OSError]]:
+        """Write lines where `position` said; how many are in the file whole, and what stopped the others."""
+        data = memoryview(b"".join(lines))
+        written = self.cut
+        error: Optional[OSError] = None
+        try:
+            while written < len(data):
+                written += os.write(self.descriptor, data[written:])
+            os.fsync(self.descriptor)
+        except OSError as caught:
+            error = caught
+        whole = 0
+        for line in lines:
+            if written < len(line):
+                break
+            written -= len(line)
+            whole += 1
+        self.cut = written
+        return whole, error
+
+    def reopen(self) -> None:
+        """Look for the file anew at the next line. An unfinished line is finished first."""
+        if not self.cut:
+            self.close()
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+        self.descriptor, self.cut = -1, 0
+
+
+def find_inode(directory: str, position: Position) -> str:
+    """The path of a file by its number, since rotated files have many naming schemes; "" where it is gone."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.inode() == position.inode:
+                status = entry.stat(follow_symlinks=False)
+                if status.st_dev == position.device and stat.S_ISREG(status.st_mode):
+                    return entry.path
+    return ""
+
+
+def resume(path: str, size: int, lines: Sequence[bytes]) -> int:
+    """After a crash: how many of `lines`, in order, stand in a file from `size` on. A last one that was cut short
+    is finished there."""
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "r+b", buffering=0) as file:
+        end = os.fstat(descriptor).st_size
+        found = os.pread(descriptor, max(0, end - size), size).split(b"\n")
+        torn = found.pop()
+        struck = 0
+        for line in found:
+            if struck < len(lines) and lines[struck] == line + b"\n":
+                struck += 1
+        if torn and struck < len(lines) and lines[struck].startswith(torn):
+            file.write(lines[struck][len(torn) :])
+            struck += 1
+        os.fsync(descriptor)
+    return struck
+
+
+# --- Effects: the store -------------------------------------------------------------------------------------------
+
+SCHEMA = 1
+
+# Plain SQL that SQLite 3.27 knows. Times are seconds; `wall` since the epoch, `boot` since the machine's start.
+# Inodes and devices are text: they have 64 bits without a sign, which SQLite's integers lack.
+MIGRATIONS = (
+    """
+    CREATE TABLE monitor (
+        one INTEGER PRIMARY KEY CHECK (one = 1), boot_id TEXT NOT NULL, wall REAL NOT NULL, boot REAL NOT NULL,
+        steady REAL NOT NULL, device TEXT, inode TEXT, size INTEGER, written INTEGER NOT NULL);
+    CREATE TABLE interfaces (
+        name TEXT PRIMARY KEY, up INTEGER NOT NULL, read REAL, wall REAL NOT NULL) WITHOUT ROWID;
+    CREATE TABLE peers (
+        interface TEXT NOT NULL, public_key TEXT NOT NULL, endpoint TEXT NOT NULL, allowed_ips TEXT NOT NULL,
+        handshake INTEGER NOT NULL, shown INTEGER NOT NULL, made REAL, rx INTEGER NOT NULL, tx INTEGER NOT NULL,
+        past_rx INTEGER NOT NULL, past_tx INTEGER NOT NULL, heard REAL, heard_wall REAL, sent INTEGER NOT NULL,
+        session INTEGER, PRIMARY KEY (interface, public_key)) WITHOUT ROWID;
+    CREATE TABLE sessions (
+        number INTEGER PRIMARY KEY, interface TEXT NOT NULL, public_key TEXT NOT NULL, start REAL NOT NULL,
+        began REAL NOT NULL, received_before INTEGER NOT NULL, sent_before INTEGER NOT NULL,
+        endpoints TEXT NOT NULL, unwatched REAL NOT NULL, last_seen REAL, detected REAL, length REAL,
+        received INTEGER, sent INTEGER, reason TEXT);
+    CREATE INDEX sessions_of_peer ON sessions (public_key, interface, start);
+    CREATE INDEX sessions_open ON sessions (number) WHERE reason IS NULL;
+    CREATE INDEX sessions_ended ON sessions (detected);
+    CREATE TABLE events (
+        seq INTEGER PRIMARY KEY, wall REAL NOT NULL, kind TEXT NOT NULL, interface TEXT, public_key TEXT,
+        endpoint TEXT, allowed_ips TEXT, handshake INTEGER, online INTEGER, was TEXT, session INTEGER,
+        hook INTEGER NOT NULL, line BLOB NOT NULL);
+    CREATE INDEX events_due ON events (seq) WHERE hook = 1;
+    """,
+)
+
+HOOK_NONE, HOOK_DUE, HOOK_DONE, HOOK_DROPPED = range(4)
+
+
+class StoreFault(Exception):
+    """The store cannot be used right now."""
+
+    def __init__(self, message: str, damaged: bool = False) -> None:
+        super().__init__(message)
+        self.damaged = damaged  # waiting does not help: it has to be moved aside
+
+
+def known_number(value: float) -> Optional[float]:
+    """SQLite has no infinity: NEVER is NULL."""
+    return None if value == NEVER else value
+
+
+def from_null(value: Optional[float]) -> float:
+    return NEVER if value is None else value
+
+
+class Loaded(NamedTuple):
+    """What a store remembers."""
+
+    table: Table
+    watched: Optional[Moment]  # the last reading; None = none yet
+    same_boot: bool
+    steady: float
+    seq: int
+    jobs: List[Job]
+
+
+class Store:
+    """State and history in SQLite. Every method raises StoreFault and nothing else that a disk can cause."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.position: Optional[Position] = None
+        self.written = 0  # lines are written in order, so that one number marks every event that the trail has
+        self.boot_id = boot_id()
+        self.lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self.lock)
+            raise Refusal("STATE_PATH: %s is in use by another monitor" % path, EXIT_FAILURE) from None
+        self.database: Optional["sqlite3.Connection"] = None
+
+    def open(self) -> None:
+        """Open the database, make it or bring it to this version's schema."""
+        import sqlite3
+
+        self.close_database()
+        with self.faults():
+            self.database = sqlite3.connect(self.path, timeout=1.0, isolation_level=None)
+            self.inode = os.stat(self.path).st_ino
+            os.chmod(self.path, 0o600)
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -1024"):
+                self.database.execute("PRAGMA " + pragma).fetchall()
+            version = self.database.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA:
+                raise Refusal("STATE_PATH: %s was written by a newer wg_monitor" % self.path, EXIT_FAILURE)
+            for number in range(version, SCHEMA):
+                statements = [part for part in MIGRATIONS[number].split(";") if part.strip()]
+                self.transact([(s, [()]) for s in statements] + [("PRAGMA user_version = %d" % (number + 1), [()])])
+
+    def faults(self) -> "StoreFaults":
+        return StoreFaults(self)
+
+    def rows(self, query: str, *arguments: Any) -> List[Any]:
+        if self.database is None:
+            raise StoreFault("it is not open")
+        return self.database.execute(query, arguments).fetchall()
+
+    def transact(self, statements: Iterable[Tuple[str, Iterable[Sequence[Any]]]], durable: bool = True) -> None:
+        """All or nothing. `durable` survives a power failure as soon as this returns."""
+        if self.database is None:
+            raise StoreFault("it is not open")
+        self.database.execute("PRAGMA synchronous = " + ("FULL" if durable else "NORMAL"))
+        self.database.execute("BEGIN IMMEDIATE")
+        try:
+            for statement, rows in statements:
+                self.database.executemany(statement, rows) if "?" in statement else self.database.execute(statement)
+            self.database.execute("COMMIT")
+        except BaseException:
+            if self.database.in_transaction:
+                self.database.execute("ROLLBACK")
+            raise
+
+    def load(self, settings: Settings, now: Moment) -> Loaded:
+        """Everything that outlives a run. After a reboot, places on the boot clock come from the wall clock."""
+        with self.faults():
+            found = self.rows("SELECT boot_id, wall, boot, steady, device, inode, size, written FROM monitor")
+            seq = self.rows("SELECT coalesce(max(seq), 0) FROM events")[0][0]
+            if not found:
+                return Loaded(EMPTY, None, True, 0.0, seq, [])
+            boot, wall, boot_time, steady, device, inode, size, self.written = found[0]
+            if inode is not None:
+                self.position = Position(int(device), int(inode), size)
+            same_boot = boot == self.boot_id
+            table = self.load_table(settings, now if not same_boot else None)
+            jobs = [
+                Job(*row)
+                for row in self.rows(
+                    "SELECT seq, kind, interface, coalesce(public_key, ''), coalesce(endpoint, ''),"
+                    " coalesce(allowed_ips, ''), coalesce(handshake, 0), coalesce(online, 0)"
+                    " FROM events WHERE hook = 1 ORDER BY seq"
+                )
+            ]
+            return Loaded(table, Moment(wall, boot_time), same_boot, steady, max(seq, self.written), jobs)
+
+    def load_table(self, settings: Settings, rebooted: Optional[Moment]) -> Table:
+        wanted = settings.interface
+        sessions = {
+            row[0]: Session(*row)
+            for row in self.rows(
+                "SELECT number, start, began, received_before, sent_before, endpoints, unwatched"
+                " FROM sessions WHERE reason IS NULL"
+            )
+        }
+        peers: Dict[Identity, Known] = {}
+        for row in self.rows("SELECT * FROM peers"):
+            name, key, endpoint, ips, handshake, shown, made, rx, tx, past_rx, past_tx, heard, heard_wall, sent, open_ = row
+            if wanted and name not in wanted:
+                continue
+            meter = Meter((sys.intern(name), key), rx, tx)
+            meter.past_rx, meter.past_tx, meter.sent = past_rx, past_tx, sent
+            meter.heard, made = from_null(heard), from_null(made)
+            session = sessions.get(open_)
+            if rebooted is not None:
+                meter.heard = to_boot(heard_wall, rebooted)
+                made = to_boot(handshake or None, rebooted)
+                if session is not None:
+                    session = session._replace(began=to_boot(session.start, rebooted))
+            peers[meter.identity] = Known(meter.identity, endpoint, ips, handshake, shown, made, session, meter)
+        interfaces = {
+            name: Interface(bool(up), NEVER if rebooted is not None else from_null(read), wall)
+            for name, up, read, wall in self.rows("SELECT name, up, read, wall FROM interfaces")
+            if not wanted or name in wanted
+        }
+        highest = self.rows("SELECT coalesce(max(number), 0) FROM sessions")[0][0]
+        return Table(peers, interfaces, None, NEVER, highest, sum(k.session is not None for k in peers.values()))
+
+    def close_unwanted(self, settings: Settings, now: Moment) -> None:
+        """Sessions that a change of INTERFACE leaves open end at their last sign of life."""
+        if not settings.interface:
+            return
+        names = sorted(settings.interface)
+        others = "interface NOT IN (%s)" % ",".join("?" * len(names))
+        with self.faults():
+            self.transact(
+                [
+                    (
+                        "UPDATE sessions SET reason = 'unknown', detected = ?,"
+                        " (last_seen, received, sent) = (SELECT max(sessions.start, p.shown, coalesce(p.heard_wall, 0)),"
+                        " p.past_rx + p.rx - received_before, p.past_tx + p.tx - sent_before FROM peers AS p"
+                        " WHERE p.session = sessions.number) WHERE reason IS NULL AND " + others,
+                        [(now.wall, *names)],
+                    ),
+                    (
+                        "UPDATE sessions SET length = last_seen - start WHERE length IS NULL AND reason IS NOT NULL"
+                        " AND " + others,
+                        [names],
+                    ),
+                    ("UPDATE peers SET session = NULL WHERE " + others, [names]),
+                ]
+            )
+
+    def save(self, records: Sequence[Record], table: Table, now: Moment, every: bool, steady: float) -> None:
+        """One transaction: lines with their events, what they changed, and where the trail will take them up.
+        `every`: all peers, not only those of the events."""
+        events = [r for r in records if r.event is not None]
+        touched = {r.event.peer.identity for r in events if r.event is not None and r.event.peer is not None}
+        kept = table.peers.values() if every else [table.peers[i] for i in touched if i in table.peers]
+        watched = table.last or Moment(0.0, 0.0)
+        with self.faults():
+            self.check_place()
+            self.transact(
+                [
+                    ("INSERT OR REPLACE INTO events VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", map(event_row, records)),
+                    ("INSERT OR REPLACE INTO sessions (number, interface, public_key, start, began, received_before,"
+                     " sent_before, endpoints, unwatched) VALUES (?,?,?,?,?,?,?,?,?)", begun_rows(events)),
+                    ("UPDATE sessions SET endpoints = ? WHERE number = ?", roaming_rows(events)),
+                    ("UPDATE sessions SET last_seen = ?, detected = ?, length = ?, received = ?, sent = ?, endpoints = ?,"
+                     " unwatched = ?, reason = ? WHERE number = ?", ended_rows(events)),
+                    ("DELETE FROM peers WHERE interface = ? AND public_key = ?", touched - table.peers.keys()),
+                    ("INSERT OR REPLACE INTO peers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                     (peer_row(known, now) for known in kept)),
+                    ("UPDATE sessions SET unwatched = ? WHERE number = ?", unwatched_rows(table) if every else ()),
+                    ("INSERT OR REPLACE INTO interfaces VALUES (?,?,?,?)", interface_rows(table)),
+                    ("INSERT OR REPLACE INTO monitor VALUES (1,?,?,?,?,?,?,?,?)",
+                     [(self.boot_id, watched.wall, watched.boot, steady, *self.position_row())]),
+                ]
+            )
+
+    def position_row(self) -> Tuple[Any, ...]:
+        if self.position is None:
+            return (None, None, None, self.written)
+        return (str(self.position.device), str(self.position.inode), self.position.size, self.written)
+
+    def mark_trail(self, position: Optional[Position], written: int) -> None:
+        """The lines up to number `written` are in the trail; the next one goes to `position`."""
+        self.position, self.written = position, written
+        with self.faults():
+            statement = "UPDATE monitor SET device = ?, inode = ?, size = ?, written = ?"
+            self.transact([(statement, [self.position_row()])])
+
+    def mark_hooks(self, marks: Mapping[int, int]) -> None:
+        """Without a wait for the disk: a power failure lets a hook run again, which it can tell by PEER_SEQ."""
+        with self.faults():
+            rows = [(mark, seq) for seq, mark in marks.items()]
+            self.transact([("UPDATE events SET hook = ? WHERE seq = ?", rows)], durable=False)
+
+    def unwritten(self, upto: int, limit: int) -> List[Tuple[int, bytes]]:
+        query = "SELECT seq, line FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+        with self.faults():
+            return self.rows(query, self.written, upto, limit)
+        return []
+
+    def prune(self, before: float) -> None:
+        """Forget a little of the history that is older than wall clock `before`."""
+        with self.faults():
+            self.transact(
+                [
+                    ("DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE seq <= ? ORDER BY seq LIMIT ?)"
+                     " AND wall < ? AND hook <> 1", [(self.written, PRUNE_ROWS, before)]),
+                    ("DELETE FROM sessions WHERE number IN (SELECT number FROM sessions WHERE detected < ? LIMIT ?)",
+                     [(before, PRUNE_ROWS)]),
+                ],
+                durable=False,
+            )
+
+    def forget(self, names: Sequence[str]) -> None:
+        with self.faults():
+            rows = [(name,) for name in names]
+            self.transact(
+                [("DELETE FROM peers WHERE interface = ?", rows), ("DELETE FROM interfaces WHERE name = ?", rows)]
+            )
+
+    def check_place(self) -> None:
+        """SQLite would go on writing to a file that was deleted, and nobody would find it."""
+        if self.database is None or os.stat(self.path).st_ino != self.inode:
+            raise FileNotFoundError(errno.ENOENT, "it was deleted or replaced")
+
+    def move_aside(self) -> str:
+        """The name under which a damaged store is kept."""
+        self.close_database()
+        aside = "%s.damaged-%s" % (self.path, time.strftime("%Y%m%d-%H%M%S"))
+        for suffix in ("", "-wal", "-shm"):
+            if os.path.lexists(self.path + suffix):
+                os.rename(self.path + suffix, aside + suffix)
+        return aside
+
+    def close_database(self) -> None:
+        if self.database is not None:
+            self.database.close()
+            self.database = None
+
+    def close(self) -> None:
+        self.close_database()
+        os.close(self.lock)
+
+
+class StoreFaults:
+    """Turns what SQLite and the file system raise into a StoreFault."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: Optional[BaseException], traceback: Any) -> None:
+        if error is None or isinstance(error, (StoreFault, Refusal)):
+            return
+        import sqlite3
+
+        # SQLite's "malformed" and "not a database" arrive as plain DatabaseError; so do rows of a foreign shape.
+        if isinstance(error, (sqlite3.OperationalError, OSError)):
+            raise StoreFault(reason_of(error)) from error
+        if isinstance(error, (sqlite3.DatabaseError, ValueError, TypeError)):
+            raise StoreFault(reason_of(error), damaged=True) from error
+
+
+def to_boot(wall: Optional[float], now: Moment) -> float:
+    return NEVER if wall is None else now.boot - max(0.0, now.wall - wall)
+
+
+def event_row(record: Record) -> Tuple[Any, ...]:
+    event, hook = record.event, HOOK_DUE if record.job is not None else HOOK_NONE
+    if event is None or event.peer is None:
+        iface = None if event is None else event.iface
+        return (record.seq, record.wall, record.kind, iface, *(None,) * 7, hook, record.line)
+    peer = event.peer
+    session = event.ended.number if event.ended else peer.session.number if peer.session else None
+    was = event.ended.reason if event.ended else event.before or None
+    return (
+        record.seq, record.wall, event.kind, *peer.identity, peer.endpoint, peer.allowed_ips, peer.shown,
+        int(peer.session is not None), was, session, hook, record.line,
+    )
+
+
+def begun_rows(records: Iterable[Record]) -> Iterator[Tuple[Any, ...]]:
+    for record in records:
+        peer = record.event.peer if record.event else None
+        if record.kind == "ONLINE" and peer is not None and peer.session is not None:
+            s = peer.session
+            yield (s.number, *peer.identity, s.start, s.began, s.received, s.transmitted, s.endpoints, s.unwatched)
+
+
+def roaming_rows(records: Iterable[Record]) -> Iterator[Tuple[Any, ...]]:
+    for record in records:
+        peer = record.event.peer if record.event else None
+        if record.kind == "ROAMING" and peer is not None and peer.session is not None:
+            yield peer.session.endpoints, peer.session.number
+
+
+def ended_rows(records: Iterable[Record]) -> Iterator[Tuple[Any, ...]]:
+    for record in records:
+        e = record.event.ended if record.event else None
+        if e is not None:
+            yield (e.last_seen, record.wall, e.length, e.received, e.transmitted, e.endpoints, e.unwatched, e.reason, e.number)
+
+
+def unwatched_rows(table: Table) -> Iterator[Tuple[Any, ...]]:
+    for known in table.peers.values():
+        if known.session is not None and known.session.unwatched:
+            yield known.session.unwatched, known.session.number
+
+
+def peer_row(known: Known, now: Moment) -> Tuple[Any, ...]:
+    meter, heard = known.meter, known_number(known.meter.heard)
+    return (
+        *known.identity, known.endpoint, known.allowed_ips, known.handshake, known.shown, known_number(known.made),
+        meter.rx, meter.tx, meter.past_rx, meter.past_tx, heard, None if heard is None else now.wall - (now.boot - heard),
+        meter.sent, known.session.number if known.session is not None else None,
+    )
+
+
+def interface_rows(table: Table) -> Iterator[Tuple[Any, ...]]:
+    for name, interface in table.interfaces.items():
+        yield name, int(interface.up), known_number(interface.read), interface.wall
+
+
+# --- Effects: the outbox ------------------------------------------------------------------------------------------
+
+
+class Outbox:
+    """Lines on their way: each leaves memory when it is in the store (if there is one) and in the trail (if it is
+    ours). Lines that memory had no room for are read back from the store."""
+
+    def __init__(self, store: Optional[Store], trail: Optional[Trail]) -> None:
+        self.store, self.trail = store, trail
+        self.lines: Deque[Record] = deque()
+        self.seq = 0  # of the last line
+        self.saved = 0
+        self.written = 0
+        self.dropped = 0
+
+    def put(self, record: Record) -> None:
+        self.lines.append(record)
+        if len(self.lines) > BACKLOG_MAX:
+            oldest = self.lines.popleft()
+            self.dropped += oldest.seq > self.saved
+
+    def unsaved(self) -> List[Record]:
+        return [record for record in self.lines if record.seq > self.saved]
+
+    def tidy(self) -> None:
+        done = min(self.saved if self.store else self.seq, self.written if self.trail else self.seq)
+        while self.lines and self.lines[0].seq <= done:
+            self.lines.popleft()
+
+    def save(self, table: Table, now: Moment, every: bool, steady: float) -> None:
+        """To the store, together with where the trail stands. Errors: StoreFault."""
+        if self.store is None:
+            return
+        try:
+            self.store.position = self.trail.position() if self.trail else None
+        except OSError:
+            pass  # where it stood before; `write` reports it
+        self.store.written = self.written if self.trail else self.seq
+        self.store.save(self.unsaved(), table, now, every, steady)
+        self.saved = self.seq
+        self.tidy()
+
+    def batch(self) -> List[Tuple[int, bytes]]:
+        """The next lines for the trail."""
+        first = self.lines[0].seq if self.lines else self.seq + 1
+        if self.store is not None and self.written + 1 < first:
+            older = self.store.unwritten(first - 1, 10_000)
+            if older:
+                return older
+            self.written = first - 1
+        ahead = (record for record in self.lines if record.seq > self.written)
+        return [(record.seq, record.line) for record in islice(ahead, 10_000)]
+
+    def write(self) -> None:
+        """To the trail, all there is. Errors: OSError where the trail, StoreFault where the store cannot."""
+        fault: Optional[StoreFault] = None
+        while self.trail is not None:
+            batch = self.batch()
+            if not batch:
+                break
+            position = self.trail.position()
+            if self.store is not None and self.store.position != position:
+                fault = self.mark(position) or fault  # before a byte is written: a crash looks for it there
+            done, error = self.trail.write([line for _, line in batch])
+            if done:
+                self.written = batch[done - 1][0]
+                size = position.size + sum(len(line) for _, line in batch[:done])
+                fault = self.mark(position._replace(size=size)) or fault
+                self.tidy()
+            if error is not None:
+                raise error
+        if fault is not None:
+            raise fault
+
+    def mark(self, position: Position) -> Optional[StoreFault]:
+        """Tell the store how far the trail is. A store that cannot hear it stops no line."""
+        try:
+            if self.store is not None:
+                self.store.mark_trail(position, self.written)
+        except StoreFault as fault:
+            return fault
+        return None
+
+    def recover(self) -> str:
+        """After a crash between the store and the trail: find the lines that the trail has. A warning, or ""."""
+        store = self.store
+        if store is None or self.trail is None or store.position is None:
+            return ""
+        pending = store.unwritten(self.seq, BACKLOG_MAX)
+        if not pending:
+            return ""
+        try:
+            path = find_inode(os.path.dirname(self.trail.path), store.position)
+            if not path:
+                return "%s may stand twice: the file that the trail was is gone" % counted(len(pending), "line")
+            struck = resume(path, store.position.size, [line for _, line in pending])
+        except OSError as error:
+            return "%s may stand twice: %s" % (counted(len(pending), "line"), reason_of(error))
+        if struck:
+            self.written = store.written = pending[struck - 1][0]
+        return ""
+
+
+# --- Effects: the hook --------------------------------------------------------------------------------------------
+
+
+def user_name(uid: int) -> str:
+    import pwd
+
+    try:
+        return printable(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return "user %d" % uid
+
+
+def judge_above(path: str, owners: Iterable[int]) -> str:
+    """Why the directories above a path cannot be trusted; "" where they can: each owned by one of `owners`, and
+    not writable by anybody else but for root's sticky ones, where nobody can rename what is not theirs."""
+    directory = os.path.dirname(path)
+    while True:
+        status = os.stat(directory)
+        if status.st_uid not in owners:
+            return "%s belongs to %s" % (printable(directory), user_name(status.st_uid))
+        if status.st_mode & 0o022 and not (status.st_mode & stat.S_ISVTX and status.st_uid == 0):
+            return "%s can be written by others (mode %04o)" % (printable(directory), status.st_mode & 0o7777)
+        if directory == "/":
+            return ""
+        directory = os.path.dirname(directory)
+
+
+def judge_script(path: str) -> str:
+    """Why a hook is unfit to be run as root; "" where it is fit."""
+    owners = {0, os.geteuid()}
+    if not path.startswith("/"):
+        return "it is not an absolute path"
+    try:
+        real = os.path.realpath(path)
+        status = os.stat(real)
+        if not stat.S_ISREG(status.st_mode):
+            return "it is not a regular file"
+        if status.st_uid not in owners:
+            return "it belongs to %s" % user_name(status.st_uid)
+        if status.st_mode & 0o022:
+            return "it can be written by others (mode %04o)" % (status.st_mode & 0o7777)
+        if not os.access(real, os.X_OK):
+            return "it is not executable"
+        # Both ways to it: a link could be turned elsewhere between this look and the run.
+        return judge_above(os.path.normpath(path), owners) or judge_above(real, owners)
+    except (OSError, ValueError) as error:
+        return reason_of(error)
+
+
+class Run:
+    """A hook that is running."""
+
+    def __init__(self, job: Job, path: str, timeout_s: int) -> None:
+        self.job = job
+        self.said = b""
+        self.overdue = False
+        self.reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(writer, True)
+        try:
+            self.process = subprocess.Popen(
+                [path],
+                stdin=subprocess.DEVNULL,
+                stdout=writer,
+                stderr=writer,
+                env=hook_environment(job),
+                cwd="/",
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(self.reader)
+            raise
+        finally:
+            os.close(writer)
+        self.deadline = time.monotonic() + timeout_s
+
+    def read(self) -> bool:
+        """Take what it said, keep the beginning. False = it will say no more."""
+        try:
+            data = os.read(self.reader, 65536)
+        except BlockingIOError:
+            return True
+        self.said += data[: HOOK_OUTPUT_MAX - len(self.said)]
+        return bool(data)
+
+    def words(self) -> str:
+        """What there is to report of it when it has ended."""
+        job = self.job
+        peer = " " + short_key(job.key) if job.key else ""
+        how = "took too long and was killed" if self.overdue else exit_words(self.process.returncode)
+        said = printable(" ".join(self.said.decode("utf-8", "replace").split()), HOOK_OUTPUT_MAX)
+        return "Hook for %s [%s]%s %s%s" % (job.kind, job.iface, peer, how, ": " + said if said else "")
+
+
+class HookRunner:
+    """Runs the hook without ever being waited for: some at once, in order for each peer."""
+
+    def __init__(self, path: str, timeout_s: int, selector: selectors.BaseSelector) -> None:
+        self.path, self.timeout_s, self.selector = path, timeout_s, selector
+        self.waiting: Deque[Job] = deque()
+        self.running: Dict[Identity, Run] = {}
+        self.marks: Dict[int, int] = {}  # what the store has to be told
+        self.dropped = 0
+
+    def add(self, job: Job) -> None:
+        self.waiting.append(job)
+        if len(self.waiting) > HOOKS_WAITING_MAX:
+            self.marks[self.waiting.popleft().seq] = HOOK_DROPPED
+            self.dropped += 1
+
+    def next_job(self) -> Optional[Job]:
+        for i, job in enumerate(self.waiting):
+            if (job.iface, job.key) not in self.running:
+                del self.waiting[i]
+                return job
+        return None
+
+    def start(self) -> Iterator[str]:
+        """Fill the free places; why one could not be started."""
+        while len(self.running) < HOOKS_AT_ONCE:
+            job = self.next_job()
+            if job is None:
+                return
+            why = judge_script(self.path)
+            if not why:
+                try:
+                    run = Run(job, self.path, self.timeout_s)
+                    self.running[(job.iface, job.key)] = run
+                    self.selector.register(run.reader, selectors.EVENT_READ, run)
+                    continue
+                except OSError as error:
+                    why = reason_of(error)
+            self.marks[job.seq] = HOOK_DONE
+            yield "Hook for %s [%s] could not be run: %s" % (job.kind, job.iface, why)
+
+    def hear(self, run: Run) -> None:
+        if not run.read():
+            self.selector.unregister(run.reader)
+
+    def reap(self) -> Iterator[Run]:
+        """The runs that have ended; those that took too long are killed with all their family."""
+        now = time.monotonic()
+        for identity, run in list(self.running.items()):
+            if run.process.poll() is None:
+                if now >= run.deadline and not run.overdue:
+                    run.overdue = True
+                    kill_group(run.process.pid)
+                continue
+            while len(run.said) < HOOK_OUTPUT_MAX and select_now(run.reader) and run.read():
+                pass
+            if run.reader in self.selector.get_map():
+                self.selector.unregister(run.reader)
+            os.close(run.reader)
+            del self.running[identity]
+            self.marks[run.job.seq] = HOOK_DONE
+            yield run
+
+    def deadline(self) -> float:
+        """On the monotonic clock; what was killed tells by SIGCHLD."""
+        return min((run.deadline for run in self.running.values() if not run.overdue), default=float("inf"))
+
+    def kill(self) -> None:
+        for run in self.running.values():
+            kill_group(run.process.pid)
+
+
+def select_now(descriptor: int) -> bool:
+    with selectors.PollSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        return bool(selector.select(0))
+
+
+# --- Effects: the service manager and signals ---------------------------------------------------------------------
+
+
+class Notifier:
+    """sd_notify(3), and the watchdog's time (sd_watchdog_enabled(3)). The variables are taken out of the
+    environment; children would not get them anyway."""
+
+    def __init__(self, environment: "os._Environ[str]") -> None:
+        self.address = environment.pop("NOTIFY_SOCKET", "")
+        usec = environment.pop("WATCHDOG_USEC", "")
+        pid = environment.pop("WATCHDOG_PID", "")
+        mine = usec.isdigit() and pid in ("", str(os.getpid()))
+        self.watchdog_s = int(usec) / 1e6 if mine and self.address else 0.0
+        if self.address.startswith("@"):
+            self.address = "\0" + self.address[1:]
+
+    def tell(self, *assignments: str) -> None:
+        if not self.address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                sender.setblocking(False)
+                sender.sendto("\n".join(assignments).encode(), self.address)
+        except OSError:
+            pass  # a service manager that does not listen stops no watcher
+
+
+class Wakeup:
+    """Signals leave their number in a pipe; the handlers do nothing, so that nothing can go wrong in them."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+    def __init__(self) -> None:
+        self.reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in self.SIGNALS:
+            signal.signal(number, lambda *_: None)
+            signal.siginterrupt(number, False)
+
+    def signals(self) -> Set[int]:
+        try:
+            return set(os.read(self.reader, 4096))
+        except BlockingIOError:
+            return set()
+
+
+# --- The monitor --------------------------------------------------------------------------------------------------
+
+
+class Grid:
+    """Readings at whole multiples of the interval from the start, on the monotonic clock: no drift, and what is
+    late is skipped instead of queued."""
+
+    def __init__(self, interval: float, start: float) -> None:
+        self.interval, self.next = interval, start
+        self.skipped = 0
+
+    def advance(self, now: float) -> None:
+        steps = int((now - self.next) // self.interval) + 1
+        self.next += steps * self.interval
+        self.skipped += steps - 1
+
+
+class Monitor:
+    """The loop that wires everything, and nothing else."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        wg: str,
+        console: Console,
+        trail: Optional[Trail],
+        store: Optional[Store],
+        notifier: Notifier,
+    ) -> None:
+        self.settings, self.wg, self.console, self.notifier = settings, wg, console, notifier
+        self.trail, self.store = trail, store
+        self.outbox = Outbox(store, trail)
+        self.selector = selectors.DefaultSelector()
+        self.wakeup = Wakeup()
+        self.selector.register(self.wakeup.reader, selectors.EVENT_READ)
+        self.hooks = HookRunner(settings.on_change_script, settings.script_timeout, self.selector)
+        self.table, self.memo = EMPTY, None  # type: Table, Optional[Memo]
+        self.watched: Optional[Moment] = None  # the last reading of the run before this one
+        self.same_boot = True
+        self.clock: Optional[Moment] = None  # the last look at the clocks
+        self.steady = 0.0
+        self.troubles: Dict[str, Tuple[Trouble, float]] = {}  # with the boot time of their beginning
+        self.fresh: List[Record] = []  # of this turn
+        self.counts: Dict[str, int] = dict.fromkeys(("readings", "failed", "events", "skipped", "hooks", "hook failures"), 0)
+        self.probe: Optional[Probe] = None
+        self.stopping = False
+        self.ready = False
+        start = time.monotonic()
+        self.grid = Grid(settings.interval, start)
+        self.statistics = Grid(settings.stats_interval, start + settings.stats_interval)
+        self.checkpoint = start + CHECKPOINT_S
+        self.fed = start
+        self.started = start
+
+    # What is told
+
+    def note(self, kind: str, text: str) -> None:
+        """A line that is no event: to the console and the trail."""
+        level = {"ERROR": 3, "WARN": 4, "DEBUG": 7}.get(kind, 6)
+        words = "[%s] %s" % (kind, text) if level != 6 else text
+        self.emit(level, time.time(), kind, words, None)
+
+    def debug(self, text: str) -> None:
+        if self.settings.debug:
+            self.note("DEBUG", text)
+
+    def emit(self, level: int, wall: float, kind: str, text: str, event: Optional[Event]) -> None:
+        self.outbox.seq += 1
+        seq = self.outbox.seq
+        line = render(seq, wall, kind, text, event, self.settings.log_format)
+        job = job_of(seq, event, self.settings) if event is not None else None
+        record = Record(seq, wall, level, kind, line, event, job)
+        self.outbox.put(record)
+        self.fresh.append(record)
+
+    def begin(self, trouble: Trouble) -> None:
+        if trouble.key not in self.troubles:
+            self.troubles[trouble.key] = (trouble, moment().boot)
+            self.note("WARN", trouble.begins)
+
+    def end(self, key: str) -> None:
+        if key in self.troubles:
+            trouble, since = self.troubles.pop(key)
+            if trouble.ends:
+                self.note("WARN", "%s after %s" % (trouble.ends, duration(moment().boot - since)))
+
+    def flush(self, every: bool = False) -> None:
+        """Everything that was told in this turn: to the store, the trail, the console and the hook, in this order."""
+        if self.fresh or every or self.outbox.lines:
+            self.save(every)
+            self.write()
+        records, self.fresh = self.fresh, []
+        for record in records:
+            self.console.write(record.level, record.line, self.settings.log_format == "text")
+            if record.job is not None:
+                self.hooks.add(record.job)
+
+    def save(self, every: bool) -> None:
+        if self.store is None:
+            return
+        now = moment()
+        try:
+            if "store" in self.troubles:
+                self.store.open()
+                every = True
+            self.outbox.save(self.table, now, every, self.steady)
+        except StoreFault as fault:
+            self.begin(store_trouble(self.store.path, fault))
+            if fault.damaged:
+                self.replace_store()
+            return
+        self.end("store")
+
+    def replace_store(self) -> None:
+        """A damaged store is kept beside a new one."""
+        assert self.store is not None
+        try:
+            self.note("WARN", "The damaged store is kept as %s" % self.store.move_aside())
+            self.store.open()
+        except (OSError, StoreFault):
+            pass  # the trouble goes on, and so do the attempts
+
+    def write(self) -> None:
+        if self.trail is None:
+            return
+        try:
+            self.outbox.write()
+        except StoreFault as fault:
+            if self.store is not None:
+                self.begin(store_trouble(self.store.path, fault))
+        except OSError as error:
+            self.trail.reopen()
+            path = printable(self.trail.path)
+            self.begin(
+                Trouble(
+                    "trail",
+                    "%s cannot be written: %s; its lines are kept" % (path, reason_of(error)),
+                    "%s can be written again" % path,
+                )
+            )
+            return
+        if "trail" in self.troubles:
+            self.end("trail")
+            if self.outbox.dropped:
+                self.note("WARN", "%s had to be dropped meanwhile" % counted(self.outbox.dropped, "line"))
+                self.outbox.dropped = 0
+            self.write()
+
+    # What is done
+
+    def run(self) -> int:
+        self.open()
+        self.note("START", started_text(self.settings))
+        if self.settings.liveness == "handshake" and self.settings.threshold <= REKEY_AFTER_TIME_S:
+            self.note(
+                "WARN",
+                "A threshold of %ds or less makes healthy peers flap: WireGuard shakes hands every %ds at most"
+                % (REKEY_AFTER_TIME_S, REKEY_AFTER_TIME_S),
+            )
+        self.flush()
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # nothing here makes cycles; collecting among thousands of peers costs more than a reading
+        while not self.stopping:
+            self.turn()
+        self.finish()
+        return 0
+
+    def open(self) -> None:
+        """Take up the store and the trail where the run before left them."""
+        if self.trail is None:
+            self.note("WARN", "%s is written by another monitor: reporting here only" % self.settings.log_path)
+        if self.store is None:
+            return
+        now = moment()
+        for attempt in (1, 2):
+            try:
+                self.store.open()
+                loaded = self.store.load(self.settings, now)
+                self.store.close_unwanted(self.settings, now)
+                break
+            except StoreFault as fault:
+                self.begin(store_trouble(self.store.path, fault))
+                if not fault.damaged or attempt == 2:
+                    return
+                self.replace_store()
+        else:
+            return
+        self.end("store")
+        self.table, self.watched, self.same_boot = loaded.table, loaded.watched, loaded.same_boot
+        self.steady = loaded.steady
+        told = [record._replace(seq=record.seq + loaded.seq) for record in self.outbox.lines]
+        self.outbox.lines, self.fresh = deque(told), list(told)
+        self.outbox.seq += loaded.seq
+        self.outbox.saved = loaded.seq
+        self.outbox.written = self.store.written
+        for job in loaded.jobs:
+            self.hooks.add(job)
+        warning = self.outbox.recover()
+        if warning:
+            self.note("WARN", warning)
+
+    def turn(self) -> None:
+        """Sleep until there is something to do, and do it."""
+        for key, _ in self.selector.select(max(0.0, self.wake_at() - time.monotonic())):
+            if key.data is not None:
+                self.hooks.hear(key.data)
+        signals = self.wakeup.signals()
+        self.stopping = bool(signals & {signal.SIGTERM, signal.SIGINT})
+        if signal.SIGHUP in signals:
+            self.reload()
+        self.look_after_hooks()
+        if self.probe is not None:
+            self.look_after_probe(self.probe)
+        now = time.monotonic()
+        if now >= self.grid.next and not self.stopping:
+            self.grid.advance(now)
+            self.start_reading()
+        if now >= self.statistics.next:
+            self.statistics.advance(now)
+            self.tell_statistics()
+        if self.notifier.watchdog_s and now - self.fed >= self.notifier.watchdog_s / 4:
+            self.fed = now
+            self.notifier.tell("WATCHDOG=1")
+        if self.fresh or self.hooks.marks:
+            self.flush()
+        self.mark_hooks()
+
+    def wake_at(self) -> float:
+        at = min(self.grid.next, self.statistics.next, self.hooks.deadline())
+        if self.probe is not None and not self.probe.overdue:
+            at = min(at, self.probe.deadline)
+        if self.notifier.watchdog_s:
+            at = min(at, self.fed + self.notifier.watchdog_s / 2)
+        return at
+
+    def start_reading(self) -> None:
+        if self.probe is not None:
+            self.no_reading("wg still hangs")
+            return
+        try:
+            self.probe = Probe(self.wg)
+        except OSError as error:
+            self.no_reading("%s cannot be run: %s" % (self.wg, reason_of(error)))
+
+    def look_after_probe(self, probe: Probe) -> None:
+        if probe.done():
+            self.probe = None
+            output, complaints, why = probe.answer()
+            probe.close()
+            if not probe.overdue:
+                self.no_reading(why) if why else self.take(output, complaints)
+        elif time.monotonic() >= probe.deadline and not probe.overdue:
+            probe.kill()
+            self.no_reading("wg gave no answer within %ds" % WG_TIMEOUT_S)
+
+    def no_reading(self, why: str) -> None:
+        self.counts["readings"] += 1
+        self.counts["failed"] += 1
+        self.look_at_clocks(moment())
+        self.begin(Trouble("reading", "No reading: %s; peers keep their state" % why, "Readings again"))
+        self.conclude(False)
+
+    def take(self, output: bytes, complaints: str) -> None:
+        """A reading, through the whole pipeline."""
+        now = moment()
+        self.counts["readings"] += 1
+        self.look_at_clocks(now)
+        self.end("reading")
+        if self.watched is not None:
+            self.tell_unwatched(self.watched, now)
+        wanted = self.settings.interface
+        reading, self.memo = parse(output, complaints, self.memo, self.table.peers, wanted, now.boot)
+        troubles = troubles_in(reading, self.table, self.settings)
+        self.table, events = decide(self.table, reading, now, self.settings)
+        self.counts["skipped"] += sum(reading.spoiled.values())
+        self.compare_troubles(troubles)
+        self.counts["events"] += len(events)
+        for event in events:
+            self.emit(6, event.wall, event.kind, event_text(event), event)
+        self.debug(
+            "Reading: %s of %s online, %d bytes"
+            % (self.table.online, counted(len(self.table.peers), "peer"), len(output))
+        )
+        self.conclude(True)
+
+    def conclude(self, read: bool) -> None:
+        """The end of a reading, or of the attempt."""
+        now = time.monotonic()
+        due = now >= self.checkpoint
+        if due:
+            self.checkpoint = now + CHECKPOINT_S
+            self.tidy_history()
+        self.flush(every=read and (due or not self.ready))
+        up = sum(interface.up for interface in self.table.interfaces.values())
+        status = "STATUS=%d of %s online, %s" % (
+            self.table.online,
+            counted(len(self.table.peers), "peer"),
+            counted(up, "interface"),
+        )
+        if self.troubles:
+            status += "; " + next(iter(self.troubles.values()))[0].begins
+        self.notifier.tell(*(() if self.ready else ("READY=1",)), status)
+        self.ready = True
+
+    def compare_troubles(self, troubles: Sequence[Trouble]) -> None:
+        keys = {trouble.key for trouble in troubles}
+        for key in list(self.troubles):
+            if " " in key and key not in keys:  # those of readings have a name behind a space
+                self.end(key)
+        for trouble in troubles:
+            self.begin(trouble)
+
+    def look_at_clocks(self, now: Moment) -> None:
+        time.tzset()  # /etc/localtime may have changed
+        before = self.clock or (self.watched if self.same_boot else None)
+        if before is not None:
+            step = clock_step(before, now)
+            if step:
+                self.steady = 0.0
+                way = "forward" if step > 0 else "back"
+                self.note("WARN", "The wall clock was set %s by %s" % (way, duration(abs(step))))
+            else:
+                self.steady += now.boot - before.boot
+            old, new = utc_offset(before.wall), utc_offset(now.wall)
+            if old != new:
+                self.note("WARN", "Local time is now UTC%s, it was UTC%s" % (new, old))
+        self.clock = now
+
+    def tell_unwatched(self, watched: Moment, now: Moment) -> None:
+        """The gap between the run before and this one, to the trail and to the sessions that span it."""
+        self.watched = None
+        self.note("WARN", "Not watching from %s to %s" % (stamp(watched.wall), stamp(now.wall)))
+        gap = now.boot - watched.boot if self.same_boot else max(0.0, now.wall - watched.wall)
+        peers = dict(self.table.peers)
+        for identity, known in self.table.peers.items():
+            if known.session is not None:
+                session = known.session._replace(unwatched=known.session.unwatched + gap)
+                peers[identity] = known._replace(session=session)
+        self.table = self.table._replace(peers=peers)
+
+    def tidy_history(self) -> None:
+        now = moment()
+        self.table, names = forget(self.table, now, self.settings.history_days)
+        if names:
+            self.memo = None
+        if self.store is None or "store" in self.troubles:
+            return
+        try:
+            if names:
+                self.store.forget(names)
+            if self.steady >= STEADY_S:
+                self.store.prune(now.wall - self.settings.history_days * DAY_S)
+        except StoreFault as fault:
+            self.begin(store_trouble(self.store.path, fault))
+
+    def look_after_hooks(self) -> None:
+        for run in self.hooks.reap():
+            self.counts["hooks"] += 1
+            if run.process.returncode or run.overdue:
+                self.counts["hook failures"] += 1
+                self.note("WARN", run.words())
+            else:
+                self.debug(run.words())
+        if not self.stopping:
+            for words in self.hooks.start():
+                self.counts["hook failures"] += 1
+                self.note("WARN", words)
+        if self.hooks.dropped:
+            self.begin(Trouble("hooks", "More than %d hook runs are waiting: the oldest are dropped" % HOOKS_WAITING_MAX, ""))
+        if "hooks" in self.troubles and not self.hooks.waiting:
+            self.end("hooks")
+            self.note("WARN", "%s dropped in all; none is waiting now" % counted(self.hooks.dropped, "hook run"))
+            self.hooks.dropped = 0
+
+    def mark_hooks(self) -> None:
+        marks = {seq: mark for seq, mark in self.hooks.marks.items() if seq <= self.outbox.saved}
+        if self.store is None:
+            self.hooks.marks.clear()
+        elif marks and "store" not in self.troubles:
+            try:
+                self.store.mark_hooks(marks)
+                for seq in marks:
+                    del self.hooks.marks[seq]
+            except StoreFault as fault:
+                self.begin(store_trouble(self.store.path, fault))
+
+    def reload(self) -> None:
+        """SIGHUP: the trail is opened anew."""
+        now_usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self.notifier.tell("RELOADING=1", "MONOTONIC_USEC=%d" % now_usec)
+        if self.trail is not None:
+            self.trail.reopen()
+        self.note("HUP", "Trail reopened")
+        self.flush()
+        self.notifier.tell("READY=1")
+
+    def tell_statistics(self) -> None:
+        c = self.counts
+        text = (
+            "Statistics | Readings: %d (%d failed, %d late), Events: %d, Skipped lines: %d, Peers: %d online of %d,"
+            " Hooks: %d run, %d failed, %d waiting"
+            % (
+                c["readings"], c["failed"], self.grid.skipped, c["events"], c["skipped"], self.table.online,
+                len(self.table.peers), c["hooks"], c["hook failures"], len(self.hooks.waiting),
+            )
+        )
+        if self.outbox.lines or self.console.dropped:
+            text += ", Lines: %d kept, %d dropped" % (len(self.outbox.lines), self.console.dropped)
+        line = render(self.outbox.seq, time.time(), "STATS", text, None, self.settings.log_format)
+        self.console.write(6, line, self.settings.log_format == "text")
+        gc.collect()
+
+    def finish(self) -> None:
+        """Within 8 s: running hooks get their grace, everything that is known goes to the store."""
+        self.notifier.tell("STOPPING=1", "STATUS=Stopping")
+        if self.probe is not None:
+            self.probe.kill()
+        deadline = time.monotonic() + HOOK_GRACE_S
+        while self.hooks.running and time.monotonic() < deadline:
+            for key, _ in self.selector.select(max(0.0, min(deadline, self.hooks.deadline()) - time.monotonic())):
+                if key.data is not None:
+                    self.hooks.hear(key.data)
+            self.wakeup.signals()
+            self.look_after_hooks()
+        left = len(self.hooks.running) + len(self.hooks.waiting)
+        self.hooks.kill()
+        if left:
+            later = "; they run at the next start" if self.store else ""
+            self.note("WARN", "%s did not run to the end%s" % (counted(left, "hook"), later))
+        c = self.counts
+        self.note(
+            "STOP",
+            "Monitor stopped | Watched: %s, Readings: %d (%d failed), Events: %d"
+            % (duration(time.monotonic() - self.started), c["readings"], c["failed"], c["events"]),
+        )
+        self.flush(every=self.table.last is not None)
+        self.mark_hooks()
+        if self.store is not None:
+            self.store.close()
+        if self.trail is not None:
+            self.trail.close()
+
+
+def store_trouble(path: str, fault: StoreFault) -> Trouble:
+    return Trouble(
+        "store",
+        "%s cannot be used: %s; what happens is kept in memory" % (printable(path), fault),
+        "%s can be used again" % printable(path),
+    )
+
+
+# --- The command line ---------------------------------------------------------------------------------------------
+
+
+def a_choice(*words: str) -> Callable[[str], str]:
+    def parse_choice(text: str) -> str:
+        if text not in words:
+            raise ValueError(" or ".join(words))
+        return text
+
+    return parse_choice
+
+
+def whole_number(least: int, most: int, unit: str) -> Callable[[str], int]:
+    def parse_number(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,8}", text) or not least <= int(text) <= most:
+            raise ValueError("whole %s from %d to %d" % (unit, least, most))
+        return int(text)
+
+    return parse_number
+
+
+def a_truth(text: str) -> bool:
+    if text.lower() not in ("true", "yes", "1", "false", "no", "0"):
+        raise ValueError("true, yes, 1, false, no or 0")
+    return text.lower() in ("true", "yes", "1")
+
+
+def interface_names(text: str) -> FrozenSet[str]:
+    names = [name.strip() for name in text.split(",")] if text else []
+    if not all(INTERFACE_NAME.fullmatch(name) for name in names):
+        raise ValueError("interface names of 1 to 15 letters, digits and _=+.- separated by commas")
+    return frozenset(names)
+
+
+def event_kinds(text: str) -> FrozenSet[str]:
+    kinds = [kind.strip() for kind in text.split(",")]
+    if not all(kind in EVENT_KINDS for kind in kinds):
+        raise ValueError("events separated by commas: " + ", ".join(EVENT_KINDS))
+    return frozenset(kinds)
+
+
+def a_path(text: str) -> str:
+    if text and (not text.startswith("/") or text.endswith("/") or not text.isprintable()):
+        raise ValueError("the absolute path of a file, without control characters")
+    return text
+
+
+class Option(NamedTuple):
+    """One setting. Flags, variables, help, the default file, the manual page and the READMEs come from here."""
+
+    variable: str
+    default: str
+    metavar: str
+    parse: Callable[[str], Any]
+    meaning: str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.field.replace("_", "-")
+
+    @property
+    def field(self) -> str:
+        return self.variable.lower()
+
+
+SECONDS = whole_number(1, SECONDS_MAX, "seconds")
+
+OPTIONS = (
+    Option("LOG_PATH", "/var/log/wg_monitor.log", "FILE", a_path, "the trail, under /var/log or /tmp"),
+    Option("LOG_FORMAT", "text", "FORMAT", a_choice("text", "json"), "format of the trail: text or json"),
+    Option("INTERVAL", "30", "SECONDS", SECONDS, "seconds between two readings"),
+    Option("THRESHOLD", "180", "SECONDS", SECONDS, "age at which a peer is offline, in seconds"),
+    Option(
+        "LIVENESS",
+        "handshake",
+        "SIGN",
+        a_choice("handshake", "traffic"),
+        "what keeps a peer online: handshake, or traffic (received bytes count as well)",
+    ),
+    Option("STATS_INTERVAL", "3600", "SECONDS", SECONDS, "seconds between two lines of statistics on the console"),
+    Option("INTERFACE", "", "NAMES", interface_names, "interfaces to watch, separated by commas; empty: all"),
+    Option("ON_CHANGE_SCRIPT", "", "FILE", a_path, "the hook: a program to run when a peer changes; empty: none"),
+    Option("SCRIPT_TIMEOUT", "30", "SECONDS", SECONDS, "seconds after which the hook is killed"),
+    Option(
+        "SCRIPT_EVENTS",
+        "ONLINE,OFFLINE,REMOVED",
+        "EVENTS",
+        event_kinds,
+        "events that the hook is run for, separated by commas",
+    ),
+    Option("STATE_PATH", "", "FILE", a_path, "the store, under /var/lib, /run or /tmp; empty: none"),
+    Option("HISTORY_DAYS", "365", "DAYS", whole_number(1, 36_500, "days"), "days that the store's history goes back"),
+    Option("DEBUG", "false", "", a_truth, "report every step: true or false"),
+)
+
+
+def parse_settings(flags: Mapping[str, Optional[str]], environment: Mapping[str, str]) -> Settings:
+    """A flag beats a variable, an empty value is unset. Errors: Refusal."""
+    values: Dict[str, Any] = {}
+    for option in OPTIONS:
+        text = flags.get(option.field) or environment.get(option.variable) or option.default
+        try:
+            values[option.field] = option.parse(text)
+        except ValueError as allowed:
+            raise Refusal("%s: '%s' is not allowed; allowed: %s" % (option.variable, printable(text, 80), allowed)) from None
+    return Settings(**values)
+
+
+def confine(variable: str, path: str, roots: Sequence[str]) -> str:
+    """The path with its directory resolved, which lies under one of the roots. Errors: Refusal."""
+    shown = printable(path)
+    directory = os.path.realpath(os.path.dirname(path))
+    name = os.path.basename(path)
+    resolved = [os.path.realpath(root) for root in roots]
+    if name in ("", ".", "..") or not any(os.path.commonpath((root, directory)) == root for root in resolved):
+        raise Refusal("%s: '%s' does not lie under %s" % (variable, shown, " or ".join(roots)))
+    if not os.path.isdir(directory):
+        raise Refusal("%s: there is no directory %s; make it first" % (variable, printable(directory)))
+    return directory + "/" + name
+
+
+def judge_place(variable: str, path: str) -> None:
+    """Refuse a directory in which the daemon may not write. Root without CAP_DAC_OVERRIDE is bound by ownership."""
+    directory = os.path.dirname(path)
+    if os.access(directory, os.W_OK | os.X_OK, effective_ids=True) or os.statvfs(directory).f_flag & os.ST_RDONLY:
+        return  # a file system that is read-only now may be mended while the monitor runs
+    status = os.stat(directory)
+    raise Refusal(
+        "%s: %s belongs to %s (mode %04o), and %s may not write there"
+        % (variable, printable(directory), user_name(status.st_uid), status.st_mode & 0o7777, user_name(os.geteuid())),
+        EXIT_NOT_PERMITTED,
+    )
+
+
+def place_of_trail(settings: Settings) -> str:
+    path = confine("LOG_PATH", settings.log_path, TRAIL_ROOTS)
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        judge_place("LOG_PATH", path)
+        return path
+    why = "it is a link" if stat.S_ISLNK(status.st_mode) else judge_trail(status)
+    if why:
+        raise Refusal("LOG_PATH: '%s' cannot be the trail: %s" % (printable(settings.log_path), why))
+    judge_place("LOG_PATH", path)
+    return path
+
+
+def place_of_store(settings: Settings) -> str:
+    path = confine("STATE_PATH", settings.state_path, STORE_ROOTS)
+    directory = os.path.dirname(path)
+    status = os.stat(directory)
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        raise Refusal(
+            "STATE_PATH: others could write to %s (it belongs to %s, mode %04o); choose a directory of your own"
+            % (printable(directory), user_name(status.st_uid), status.st_mode & 0o7777)
+        )
+    for name in (path, path + ".lock"):
+        if os.path.lexists(name) and not stat.S_ISREG(os.lstat(name).st_mode):
+            raise Refusal("STATE_PATH: '%s' is not a regular file" % printable(name))
+    judge_place("STATE_PATH", path)
+    return path
+
+
+def fit_script(settings: Settings) -> str:
+    why = judge_script(settings.on_change_script)
+    if why:
+        raise Refusal("ON_CHANGE_SCRIPT: '%s' is unfit: %s" % (printable(settings.on_change_script), why))
+    return settings.on_change_script
+
+
+def judge_permission() -> str:
+    """Who the daemon is, where that is enough. Errors: Refusal."""
+    with open("/proc/self/status") as file:
+        capabilities = int(re.search(r"^CapEff:\s*([0-9a-f]+)$", file.read(), re.M).group(1), 16)  # type: ignore[union-attr]
+    if os.geteuid() != 0 and not capabilities >> CAP_NET_ADMIN & 1:
+        raise Refusal("WireGuard is shown to root only: run it with sudo", EXIT_NOT_PERMITTED)
+    return user_name(os.geteuid())
+
+
+def build_parser() -> Any:
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise Refusal("%s (see --help)" % printable(message))
+
+    parser = Parser(
+        prog="wg-monitor",
+        usage="wg-monitor [check] [OPTION]...",
+        description="Watch WireGuard peers and write down who was online when.",
+        epilog="'check' tells whether settings, wg, permissions, paths and hook are fit, and ends. Exit codes: 0 done,"
+        " 1 failure, 2 wrong usage or settings, 4 not permitted, 5 wg is not installed.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("command", nargs="?", choices=("check",), help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version="wg_monitor " + VERSION)
+    parser.add_argument("--from-environment", action="store_true", help="read the settings below from variables, too")
+    for option in OPTIONS:
+        default = option.default or "none"
+        if option.metavar:
+            parser.add_argument(
+                option.flag, metavar=option.metavar, help="%s (%s; default: %s)" % (option.meaning, option.variable, default)
+            )
+        else:
+            parser.add_argument(
+                option.flag, action="store_const", const="true", help="%s (%s)" % (option.meaning.split(":")[0], option.variable)
+            )
+    return parser
+
+
+def check(flags: Mapping[str, Optional[str]], environment: Mapping[str, str]) -> int:
+    """`wg-monitor check`: one line for each thing that has to be fit. The exit code is the first misfit's."""
+    code = 0
+    settings: Optional[Settings] = None
+
+    def judge(what: str, look: Callable[[], str]) -> None:
+        nonlocal code
+        try:
+            print("ok    %-12s %s" % (what, look()))
+        except Refusal as refusal:
+            print("FAIL  %-12s %s" % (what, refusal))
+            code = code or refusal.code
+
+    def look_at_settings() -> str:
+        nonlocal settings
+        settings = parse_settings(flags, environment)
+        return started_text(settings).partition(" | ")[2]
+
+    judge("settings", look_at_settings)
+    judge("permission", judge_permission)
+    judge("wg", find_wg)
+    if settings is not None:
+        known = settings
+        judge("trail", lambda: place_of_trail(known))
+        judge("store", lambda: place_of_store(known) if known.state_path else "none (STATE_PATH is not set)")
+        judge("hook", lambda: fit_script(known) if known.on_change_script else "none (ON_CHANGE_SCRIPT is not set)")
+    return code
+
+
+def watch(flags: Mapping[str, Optional[str]], environment: Mapping[str, str]) -> int:
+    """The daemon. Everything that the administrator can have got wrong is refused before anything is touched."""
+    settings = parse_settings(flags, environment)
+    judge_permission()
+    path = place_of_trail(settings)
+    state_path = place_of_store(settings) if settings.state_path else ""
+    if settings.on_change_script:
+        fit_script(settings)
+    wg = find_wg()
+    console = Console(os.environ.pop("JOURNAL_STREAM", ""))
+    notifier = Notifier(os.environ)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the keys pass through this memory
+    os.umask(0o077)
+    os.chdir("/")
+    store = Store(state_path) if state_path else None
+    trail = open_own_trail(path)
+    return Monitor(settings, wg, console, trail, store, notifier).run()
+
+
+def open_own_trail(path: str) -> Optional[Trail]:
+    """The trail; None where another monitor writes to it."""
+    trail = Trail(path)
+    try:
+        trail.position()
+    except TrailBusy:
+        return None
+    except OSError:
+        pass  # the world's bad day: told at the first line, and tried again
+    return trail
+
+
+def tell_bug(kind: Any, error: BaseException, trace: Any) -> None:
+    """A traceback without the error's own words where they could hold a key."""
+    import traceback
+
+    for line in traceback.format_tb(trace):
+        sys.stderr.write(line)
+    sys.stderr.write("%s: %s\n" % (kind.__name__, printable(str(error))))
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    sys.excepthook = tell_bug
+    try:
+        arguments = vars(build_parser().parse_args(argv))
+        command = arguments.pop("command")
+        environment = os.environ if arguments.pop("from_environment") else {}
+        return check(arguments, environment) if command == "check" else watch(arguments, environment)
+    except Refusal as refusal:
+        print("wg_monitor: %s" % refusal, file=sys.stderr)
+        return refusal.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
