@@ -24,6 +24,7 @@ import json
 import os
 import re
 import resource
+import select
 import selectors
 import signal
 import socket
@@ -90,7 +91,7 @@ STORE_ROOTS = ("/var/lib", "/run", "/tmp")
 
 # wg-quick(8): ^[a-zA-Z0-9_=+.-]{1,15}$; a key is 32 bytes in base64.
 INTERFACE_NAME = re.compile(r"[a-zA-Z0-9_=+.-]{1,15}")
-INTERFACE_LINE = re.compile(rb"([a-zA-Z0-9_=+.-]{1,15})\t[^\t]*\t[^\t]*\t[^\t]*\t[^\t]*")
+INTERFACE_LINE = re.compile(rb"[a-zA-Z0-9_=+.-]{1,15}\t[^\t]*\t[^\t]*\t[0-9]{1,5}\t(?:off|0x[0-9a-f]{1,8})")
 LINE_START = re.compile(rb"([a-zA-Z0-9_=+.-]{1,15})\t")
 PEER_LINE = re.compile(
     rb"([a-zA-Z0-9_=+.-]{1,15})\t"
@@ -511,7 +512,7 @@ def parse_all(
         name = match.group(1).decode() if match else ""
         if name and wanted and name not in wanted:
             continue
-        if INTERFACE_LINE.fullmatch(line):
+        if name not in interfaces and INTERFACE_LINE.fullmatch(line):
             interfaces.add(name)
             continue
         peer = parse_peer(line, known, boot) if name in interfaces else None
@@ -1016,6 +1017,7 @@ class Console:
                 continue
             if journal_stream == "%d:%d" % (status.st_dev, status.st_ino):
                 self.descriptor, self.journal = descriptor, True
+        self.stuck = False
         self.ready = selectors.PollSelector()
         try:
             self.ready.register(self.descriptor, selectors.EVENT_WRITE)
@@ -1027,9 +1029,11 @@ class Console:
         if self.journal:
             line = b"<%d>%s" % (level, line[20:] if stamped else line)
         try:
-            if self.descriptor < 0 or not self.ready.select(0.1):
-                raise BlockingIOError
-            os.write(self.descriptor, line)
+            for start in range(0, len(line), select.PIPE_BUF):  # a ready pipe takes this much without blocking
+                self.stuck = self.descriptor < 0 or not self.ready.select(0 if self.stuck else 0.1)
+                if self.stuck:
+                    raise BlockingIOError
+                os.write(self.descriptor, line[start : start + select.PIPE_BUF])
         except OSError:
             self.dropped += 1
 
@@ -1101,12 +1105,15 @@ class Trail:
         self.descriptor = -1
         self.cut = 0  # bytes of the next line that a full disk let through; that line is finished where it began
 
+    def open(self) -> None:
+        self.descriptor = open_trail(self.path)
+
     def position(self) -> Position:
         """Where the next line goes, the file opened for it. Errors: OSError."""
-        if self.descriptor >= 0 and not self.cut and not self.stands():
+        if self.descriptor >= 0 and (os.fstat(self.descriptor).st_nlink == 0 if self.cut else not self.stands()):
             self.close()
         if self.descriptor < 0:
-            self.descriptor = open_trail(self.path)
+            self.open()
             self.mend()
         status = os.fstat(self.descriptor)
         return Position(status.st_dev, status.st_ino, status.st_size - self.cut)
@@ -1160,10 +1167,9 @@ def find_inode(directory: str, position: Position) -> str:
     """The path of a file by its number, since rotated files have many naming schemes; "" where it is gone."""
     with os.scandir(directory) as entries:
         for entry in entries:
-            if entry.inode() == position.inode:
-                status = entry.stat(follow_symlinks=False)
-                if status.st_dev == position.device and stat.S_ISREG(status.st_mode):
-                    return entry.path
+            status = entry.stat(follow_symlinks=False)
+            if (status.st_dev, status.st_ino) == position[:2] and stat.S_ISREG(status.st_mode):
+                return entry.path
     return ""
 
 
@@ -1196,7 +1202,7 @@ MIGRATIONS = (
     """
     CREATE TABLE monitor (
         one INTEGER PRIMARY KEY CHECK (one = 1), boot_id TEXT NOT NULL, wall REAL NOT NULL, boot REAL NOT NULL,
-        steady REAL NOT NULL, device TEXT, inode TEXT, size INTEGER, written INTEGER NOT NULL);
+        complete REAL, steady REAL NOT NULL, device TEXT, inode TEXT, size INTEGER, written INTEGER NOT NULL);
     CREATE TABLE interfaces (
         name TEXT PRIMARY KEY, up INTEGER NOT NULL, read REAL, wall REAL NOT NULL) WITHOUT ROWID;
     CREATE TABLE peers (
@@ -1258,6 +1264,8 @@ class Store:
         self.path = path
         self.position: Optional[Position] = None
         self.written = 0  # lines are written in order, so that one number marks every event that the trail has
+        self.watched = Moment(0.0, 0.0)  # the last reading
+        self.complete = NEVER  # boot time when all peers were saved last
         self.boot_id = boot_id()
         self.lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -1311,14 +1319,16 @@ class Store:
     def load(self, settings: Settings, now: Moment) -> Loaded:
         """Everything that outlives a run. After a reboot, places on the boot clock come from the wall clock."""
         with self.faults():
-            found = self.rows("SELECT boot_id, wall, boot, steady, device, inode, size, written FROM monitor")
+            found = self.rows("SELECT boot_id, wall, boot, complete, steady, device, inode, size, written FROM monitor")
             seq = self.rows("SELECT coalesce(max(seq), 0) FROM events")[0][0]
             if not found:
                 return Loaded(EMPTY, None, True, 0.0, seq, [])
-            boot, wall, boot_time, steady, device, inode, size, self.written = found[0]
+            boot, wall, boot_time, complete, steady, device, inode, size, self.written = found[0]
+            self.watched = Moment(wall, boot_time)
             if inode is not None:
                 self.position = Position(int(device), int(inode), size)
             same_boot = boot == self.boot_id
+            self.complete = from_null(complete) if same_boot else NEVER
             table = self.load_table(settings, now if not same_boot else None)
             jobs = [
                 Job(*row)
@@ -1328,7 +1338,8 @@ class Store:
                     " FROM events WHERE hook = 1 ORDER BY seq"
                 )
             ]
-            return Loaded(table, Moment(wall, boot_time), same_boot, steady, max(seq, self.written), jobs)
+            watched = self.watched if wall else None
+            return Loaded(table, watched, same_boot, steady, max(seq, self.written), jobs)
 
     def load_table(self, settings: Settings, rebooted: Optional[Moment]) -> Table:
         wanted = settings.interface
@@ -1355,34 +1366,28 @@ class Store:
                     session = session._replace(began=to_boot(session.start, rebooted))
             peers[meter.identity] = Known(meter.identity, endpoint, ips, handshake, shown, made, session, meter)
         interfaces = {
-            name: Interface(bool(up), NEVER if rebooted is not None else from_null(read), wall)
+            # A handshake that has moved is known to be younger than the peer's row, and all rows than `complete`.
+            name: Interface(bool(up), min(from_null(read), self.complete), wall)
             for name, up, read, wall in self.rows("SELECT name, up, read, wall FROM interfaces")
             if not wanted or name in wanted
         }
         highest = self.rows("SELECT coalesce(max(number), 0) FROM sessions")[0][0]
         return Table(peers, interfaces, None, NEVER, highest, sum(k.session is not None for k in peers.values()))
 
-    def close_unwanted(self, settings: Settings, now: Moment) -> None:
-        """Sessions that a change of INTERFACE leaves open end at their last sign of life."""
-        if not settings.interface:
-            return
-        names = sorted(settings.interface)
+    def end_unwatched(self, wanted: Iterable[str], now: Moment) -> None:
+        """Sessions of interfaces that are not `wanted` (any more) end at their last sign of life."""
+        names = sorted(wanted)
         others = "interface NOT IN (%s)" % ",".join("?" * len(names))
+        figures = (
+            "SELECT max(sessions.start, p.shown, coalesce(p.heard_wall, 0)), p.past_rx + p.rx - received_before,"
+            " p.past_tx + p.tx - sent_before FROM peers AS p WHERE p.session = sessions.number"
+        )
         with self.faults():
             self.transact(
                 [
-                    (
-                        "UPDATE sessions SET reason = 'unknown', detected = ?,"
-                        " (last_seen, received, sent) = (SELECT max(sessions.start, p.shown, coalesce(p.heard_wall, 0)),"
-                        " p.past_rx + p.rx - received_before, p.past_tx + p.tx - sent_before FROM peers AS p"
-                        " WHERE p.session = sessions.number) WHERE reason IS NULL AND " + others,
-                        [(now.wall, *names)],
-                    ),
-                    (
-                        "UPDATE sessions SET length = last_seen - start WHERE length IS NULL AND reason IS NOT NULL"
-                        " AND " + others,
-                        [names],
-                    ),
+                    ("UPDATE sessions SET reason = 'unknown', detected = ?, (last_seen, received, sent) = (%s)"
+                     " WHERE reason IS NULL AND %s" % (figures, others), [(now.wall, *names)]),
+                    ("UPDATE sessions SET length = last_seen - start WHERE length IS NULL AND reason = 'unknown'", [()]),
                     ("UPDATE peers SET session = NULL WHERE " + others, [names]),
                 ]
             )
@@ -1393,13 +1398,15 @@ class Store:
         events = [r for r in records if r.event is not None]
         touched = {r.event.peer.identity for r in events if r.event is not None and r.event.peer is not None}
         kept = table.peers.values() if every else [table.peers[i] for i in touched if i in table.peers]
-        watched = table.last or Moment(0.0, 0.0)
+        self.watched = table.last or self.watched
+        if every and table.last is not None:
+            self.complete = table.last.boot
         with self.faults():
             self.check_place()
             self.transact(
                 [
-                    ("INSERT OR REPLACE INTO events VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", map(event_row, records)),
-                    ("INSERT OR REPLACE INTO sessions (number, interface, public_key, start, began, received_before,"
+                    ("INSERT INTO events VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", map(event_row, records)),
+                    ("INSERT INTO sessions (number, interface, public_key, start, began, received_before,"
                      " sent_before, endpoints, unwatched) VALUES (?,?,?,?,?,?,?,?,?)", begun_rows(events)),
                     ("UPDATE sessions SET endpoints = ? WHERE number = ?", roaming_rows(events)),
                     ("UPDATE sessions SET last_seen = ?, detected = ?, length = ?, received = ?, sent = ?, endpoints = ?,"
@@ -1409,8 +1416,8 @@ class Store:
                      (peer_row(known, now) for known in kept)),
                     ("UPDATE sessions SET unwatched = ? WHERE number = ?", unwatched_rows(table) if every else ()),
                     ("INSERT OR REPLACE INTO interfaces VALUES (?,?,?,?)", interface_rows(table)),
-                    ("INSERT OR REPLACE INTO monitor VALUES (1,?,?,?,?,?,?,?,?)",
-                     [(self.boot_id, watched.wall, watched.boot, steady, *self.position_row())]),
+                    ("INSERT OR REPLACE INTO monitor VALUES (1,?,?,?,?,?,?,?,?,?)",
+                     [(self.boot_id, *self.watched, known_number(self.complete), steady, *self.position_row())]),
                 ]
             )
 
@@ -1600,7 +1607,8 @@ class Outbox:
             self.store.position = self.trail.position() if self.trail else None
         except OSError:
             pass  # where it stood before; `write` reports it
-        self.store.written = self.written if self.trail else self.seq
+        if self.trail is not None:
+            self.store.written = self.written
         self.store.save(self.unsaved(), table, now, every, steady)
         self.saved = self.seq
         self.tidy()
@@ -1922,6 +1930,7 @@ class Monitor:
         self.table, self.memo = EMPTY, None  # type: Table, Optional[Memo]
         self.watched: Optional[Moment] = None  # the last reading of the run before this one
         self.same_boot = True
+        self.loaded = False
         self.clock: Optional[Moment] = None  # the last look at the clocks
         self.steady = 0.0
         self.troubles: Dict[str, Tuple[Trouble, float]] = {}  # with the boot time of their beginning
@@ -1963,10 +1972,10 @@ class Monitor:
             self.troubles[trouble.key] = (trouble, moment().boot)
             self.note("WARN", trouble.begins)
 
-    def end(self, key: str) -> None:
+    def end(self, key: str, tell: bool = True) -> None:
         if key in self.troubles:
             trouble, since = self.troubles.pop(key)
-            if trouble.ends:
+            if trouble.ends and tell:
                 self.note("WARN", "%s after %s" % (trouble.ends, duration(moment().boot - since)))
 
     def flush(self, every: bool = False) -> None:
@@ -1987,6 +1996,9 @@ class Monitor:
         try:
             if "store" in self.troubles:
                 self.store.open()
+                if not self.loaded:  # what it remembers was not there when it was asked for
+                    self.store.end_unwatched((), now)
+                    self.loaded = True
                 every = True
             self.outbox.save(self.table, now, every, self.steady)
         except StoreFault as fault:
@@ -2035,6 +2047,7 @@ class Monitor:
 
     def run(self) -> int:
         self.open()
+        self.mend_trail()
         self.note("START", started_text(self.settings))
         if self.settings.liveness == "handshake" and self.settings.threshold <= REKEY_AFTER_TIME_S:
             self.note(
@@ -2058,32 +2071,55 @@ class Monitor:
         if self.store is None:
             return
         now = moment()
-        for attempt in (1, 2):
+        try:
             try:
-                self.store.open()
-                loaded = self.store.load(self.settings, now)
-                self.store.close_unwanted(self.settings, now)
-                break
+                loaded = self.load(self.store, now)
             except StoreFault as fault:
+                if not fault.damaged:
+                    raise
                 self.begin(store_trouble(self.store.path, fault))
-                if not fault.damaged or attempt == 2:
-                    return
                 self.replace_store()
-        else:
+                loaded = self.load(self.store, now)
+                self.end("store")
+        except StoreFault as fault:
+            self.begin(store_trouble(self.store.path, fault))
+            # Numbers that no earlier run can have reached: the store may come back, and keeps what it has.
+            self.number_from(int(now.wall))
+            self.table = self.table._replace(sessions=int(now.wall))
             return
-        self.end("store")
+        self.loaded = True
         self.table, self.watched, self.same_boot = loaded.table, loaded.watched, loaded.same_boot
-        self.steady = loaded.steady
-        told = [record._replace(seq=record.seq + loaded.seq) for record in self.outbox.lines]
-        self.outbox.lines, self.fresh = deque(told), list(told)
-        self.outbox.seq += loaded.seq
-        self.outbox.saved = loaded.seq
+        away = now.wall - self.watched.wall if self.watched else 0.0
+        self.steady = loaded.steady if self.same_boot or 0 <= away <= 7 * DAY_S else 0.0
+        self.number_from(loaded.seq)
         self.outbox.written = self.store.written
         for job in loaded.jobs:
             self.hooks.add(job)
         warning = self.outbox.recover()
         if warning:
             self.note("WARN", warning)
+
+    def load(self, store: Store, now: Moment) -> Loaded:
+        store.open()
+        loaded = store.load(self.settings, now)
+        if self.settings.interface:
+            store.end_unwatched(self.settings.interface, now)
+        return loaded
+
+    def number_from(self, seq: int) -> None:
+        """Lines that were told before the store could be asked come after all that it has."""
+        told = [record._replace(seq=record.seq + seq) for record in self.outbox.lines]
+        self.outbox.lines, self.fresh = deque(told), list(told)
+        self.outbox.seq += seq
+        self.outbox.saved = self.outbox.written = seq
+
+    def mend_trail(self) -> None:
+        """Only after `open`: what a crash cut short is finished there first."""
+        if self.trail is not None and self.trail.descriptor >= 0:
+            try:
+                self.trail.mend()
+            except OSError:
+                self.trail.close()  # told and tried again at the first line
 
     def turn(self) -> None:
         """Sleep until there is something to do, and do it."""
@@ -2107,7 +2143,7 @@ class Monitor:
         if self.notifier.watchdog_s and now - self.fed >= self.notifier.watchdog_s / 4:
             self.fed = now
             self.notifier.tell("WATCHDOG=1")
-        if self.fresh or self.hooks.marks:
+        if self.fresh:
             self.flush()
         self.mark_hooks()
 
@@ -2159,7 +2195,7 @@ class Monitor:
         troubles = troubles_in(reading, self.table, self.settings)
         self.table, events = decide(self.table, reading, now, self.settings)
         self.counts["skipped"] += sum(reading.spoiled.values())
-        self.compare_troubles(troubles)
+        self.compare_troubles(troubles, reading.interfaces)
         self.counts["events"] += len(events)
         for event in events:
             self.emit(6, event.wall, event.kind, event_text(event), event)
@@ -2188,11 +2224,11 @@ class Monitor:
         self.notifier.tell(*(() if self.ready else ("READY=1",)), status)
         self.ready = True
 
-    def compare_troubles(self, troubles: Sequence[Trouble]) -> None:
+    def compare_troubles(self, troubles: Sequence[Trouble], interfaces: FrozenSet[str]) -> None:
         keys = {trouble.key for trouble in troubles}
-        for key in list(self.troubles):
-            if " " in key and key not in keys:  # those of readings have a name behind a space
-                self.end(key)
+        for key in [key for key in self.troubles if " " in key and key not in keys]:
+            name = key.partition(" ")[2]
+            self.end(key, tell=not name or name in interfaces)  # an interface that went cannot be read again
         for trouble in troubles:
             self.begin(trouble)
 
@@ -2225,6 +2261,8 @@ class Monitor:
         self.table = self.table._replace(peers=peers)
 
     def tidy_history(self) -> None:
+        if self.steady < STEADY_S:
+            return
         now = moment()
         self.table, names = forget(self.table, now, self.settings.history_days)
         if names:
@@ -2234,8 +2272,7 @@ class Monitor:
         try:
             if names:
                 self.store.forget(names)
-            if self.steady >= STEADY_S:
-                self.store.prune(now.wall - self.settings.history_days * DAY_S)
+            self.store.prune(now.wall - self.settings.history_days * DAY_S)
         except StoreFault as fault:
             self.begin(store_trouble(self.store.path, fault))
 
@@ -2276,9 +2313,10 @@ class Monitor:
         self.notifier.tell("RELOADING=1", "MONOTONIC_USEC=%d" % now_usec)
         if self.trail is not None:
             self.trail.reopen()
-        self.note("HUP", "Trail reopened")
+        self.debug("The trail is opened anew")
         self.flush()
-        self.notifier.tell("READY=1")
+        if self.ready:
+            self.notifier.tell("READY=1")
 
     def tell_statistics(self) -> None:
         c = self.counts
@@ -2291,7 +2329,7 @@ class Monitor:
             )
         )
         if self.outbox.lines or self.console.dropped:
-            text += ", Lines: %d kept, %d dropped" % (len(self.outbox.lines), self.console.dropped)
+            text += ", Lines: %d kept, %d dropped by the console" % (len(self.outbox.lines), self.console.dropped)
         line = render(self.outbox.seq, time.time(), "STATS", text, None, self.settings.log_format)
         self.console.write(6, line, self.settings.log_format == "text")
         gc.collect()
@@ -2534,7 +2572,7 @@ def build_parser() -> Any:
     parser.add_argument("--version", action="version", version="wg_monitor " + VERSION)
     parser.add_argument("--from-environment", action="store_true", help="read the settings below from variables, too")
     for option in OPTIONS:
-        default = option.default or "none"
+        default = option.default or "empty"
         if option.metavar:
             parser.add_argument(
                 option.flag, metavar=option.metavar, help="%s (%s; default: %s)" % (option.meaning, option.variable, default)
@@ -2598,7 +2636,7 @@ def open_own_trail(path: str) -> Optional[Trail]:
     """The trail; None where another monitor writes to it."""
     trail = Trail(path)
     try:
-        trail.position()
+        trail.open()
     except TrailBusy:
         return None
     except OSError:
