@@ -1,0 +1,361 @@
+"""Throwaway machines with a booted systemd, for the tests.
+
+An image is made once by debootstrap and kept in the user's cache; a machine is that image booted by systemd-nspawn
+with everything it writes in memory: up in a second, gone without a trace. A machine has no network but its own. Debian
+packages that the tests install inside lie in a package repository in the image, so that the machine is bare and apt-get
+still works.
+
+`python3 tests/machine.py [RELEASE]` boots one with this project in /root/wg_monitor and gives a shell in it.
+"""
+
+import base64
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Callable, List, Optional, Type, TypeVar
+
+PROJECT = Path(__file__).resolve().parent.parent
+RELEASE = os.environ.get("WG_MONITOR_RELEASE", "bookworm")
+MIRROR = "http://deb.debian.org/debian"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wg-monitor-tests"
+
+# What a small Debian server has anyway, and wireguard-go, which stands in for the kernel's WireGuard.
+BASE = "systemd systemd-sysv dbus python3 logrotate iproute2 procps curl wireguard-go".split()
+# What the tests install on the machine, with apt-get.
+LATER = "wireguard-tools postfix".split()
+
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PACKAGES = "srv/packages"
+BOOTSTRAP_S = 600
+BOOT_S = 60
+
+T = TypeVar("T")
+
+
+def missing() -> str:
+    """Why no machine can run here; empty when one can."""
+    if os.geteuid() != 0:
+        return "a throwaway machine needs root"
+    for tool in ("debootstrap", "systemd-nspawn", "nsenter"):
+        if not shutil.which(tool):
+            return "a throwaway machine needs %s (apt-get install debootstrap systemd-container)" % tool
+    if not Path("/dev/net/tun").exists():
+        return "a throwaway machine needs /dev/net/tun"
+    return ""
+
+
+# --- The image ----------------------------------------------------------------------------------------------------
+
+
+def image(release: str = RELEASE) -> Path:
+    """The root of a bare system, made at the first call."""
+    recipe = Path(__file__).read_text().split("# --- The machine ---")[0]
+    root = CACHE / ("%s-%s" % (release, hashlib.sha256(recipe.encode()).hexdigest()[:12]))
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(str(CACHE / "image.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.is_dir():
+            for outdated in CACHE.glob(release + "-*"):
+                shutil.rmtree(str(outdated))
+            building = CACHE / ("building-" + release)
+            bootstrap(release, building)
+            building.rename(root)
+    return root
+
+
+def bootstrap(release: str, root: Path) -> None:
+    command = ["debootstrap", "--variant=minbase", "--include=" + ",".join(BASE), release, str(root), MIRROR]
+    retried(command, lambda: shutil.rmtree(str(root), ignore_errors=True))
+    packages = root / PACKAGES
+    (packages / "partial").mkdir(parents=True)
+    apt = ["chroot", str(root), "apt-get", "--quiet", "--yes", "--option=Acquire::Retries=3"]
+    retried([*apt, "update"])
+    retried([*apt, "--no-install-recommends", "--download-only", "--option=Dir::Cache::Archives=/" + PACKAGES,
+             "install", *LATER])  # fmt: skip
+    (packages / "Packages").write_text("".join(index_entry(root, deb) for deb in sorted(packages.glob("*.deb"))))
+    (root / "etc/apt/sources.list").write_text("deb [trusted=yes] file:/%s ./\n" % PACKAGES)
+    shutil.rmtree(str(root / "var/lib/apt/lists"))
+    (root / "etc/hostname").write_text("machine\n")
+    (root / "etc/hosts").write_text("127.0.0.1 localhost machine\n")
+    (root / "etc/resolv.conf").write_text("")
+
+
+def retried(command: List[str], clean: Callable[[], None] = lambda: None, tries: int = 3) -> None:
+    """Mirrors have bad moments."""
+    for attempt in range(1, tries + 1):
+        clean()
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=BOOTSTRAP_S,
+                env={"PATH": SEARCH_PATH, "LANG": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive", "HOME": "/root"},
+            )
+            failure = "" if done.returncode == 0 else done.stdout.decode(errors="replace")[-2000:]
+        except subprocess.TimeoutExpired:
+            failure = "no end after %d s" % BOOTSTRAP_S
+        if not failure:
+            return
+        print("try %d of %d failed: %s\n%s" % (attempt, tries, " ".join(command), failure), file=sys.stderr)
+    raise RuntimeError("%s: %s" % (command[0], failure))
+
+
+def index_entry(root: Path, deb: Path) -> str:
+    """A package's paragraph in the repository's index."""
+    control = subprocess.run(
+        ["chroot", str(root), "dpkg-deb", "--field", "/%s/%s" % (PACKAGES, deb.name)],
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout.decode()
+    content = deb.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    return "%sFilename: ./%s\nSize: %d\nSHA256: %s\n\n" % (control, deb.name, len(content), digest)
+
+
+# --- The machine --------------------------------------------------------------------------------------------------
+
+
+class Machine:
+    """A booted machine; a context manager."""
+
+    def __init__(self, release: str = RELEASE) -> None:
+        self.release = release
+        self.leader = 0
+
+    def __enter__(self) -> "Machine":
+        root = image(self.release)
+        self.scratch = Path(tempfile.mkdtemp(prefix="wg-monitor-machine-"))
+        # Where no service manager hands out control groups, all machines would share one: one at a time.
+        self.turn: IO[str] = open(str(CACHE / "machine.lock"), "w")
+        fcntl.flock(self.turn, fcntl.LOCK_EX)
+        try:
+            self.boot(root)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def boot(self, root: Path) -> None:
+        self.console = self.scratch / "console"
+        notify = str(self.scratch / "notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, open(str(self.console), "wb") as console:
+            ready.bind(notify)
+            ready.settimeout(BOOT_S)
+            self.nspawn = subprocess.Popen(
+                [
+                    "systemd-nspawn",
+                    "--quiet",
+                    "--boot",
+                    "--register=no",
+                    "--keep-unit",
+                    "--volatile=overlay",
+                    "--private-network",
+                    "--capability=CAP_NET_ADMIN",
+                    "--bind=/dev/net/tun",
+                    "--notify-ready=yes",
+                    "--console=read-only",
+                    "--machine=wg-monitor-test-%d" % os.getpid(),
+                    "--directory=%s" % root,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                env=dict(os.environ, NOTIFY_SOCKET=notify, SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=self.hierarchy()),
+            )
+            message = ""
+            while "READY=1" not in message.splitlines():
+                try:
+                    message = ready.recv(4096).decode()
+                except socket.timeout:
+                    raise RuntimeError("the machine does not boot:\n" + self.console_text()) from None
+                for line in message.splitlines():
+                    if line.startswith("X_NSPAWN_LEADER_PID="):
+                        self.leader = int(line.split("=")[1])
+        self.run("systemctl", "is-system-running", "--wait")
+
+    def hierarchy(self) -> str:
+        """systemd 256 and newer want the unified control groups, also where the host has the old ones."""
+        if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+            return "1"
+        return "0" if self.release in ("bullseye", "bookworm") else "1"
+
+    def console_text(self) -> str:
+        return self.console.read_text(errors="replace")[-4000:]
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        if self.leader:
+            os.kill(self.leader, signal.SIGKILL)
+        else:
+            self.nspawn.terminate()
+        self.nspawn.wait(timeout=BOOT_S)
+        self.turn.close()
+        shutil.rmtree(str(self.scratch), ignore_errors=True)
+
+    def path(self, inside: str) -> Path:
+        """The path, seen from outside, of a file of the machine (links inside are not followed right)."""
+        return Path("/proc/%d/root%s" % (self.leader, inside))
+
+    def read(self, inside: str) -> str:
+        return self.path(inside).read_text()
+
+    def write(self, inside: str, text: str, mode: int = 0o644) -> None:
+        path = self.path(inside)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(mode)
+
+    def enter(self) -> List[str]:
+        inside = ["env", "-i", "PATH=" + SEARCH_PATH, "LANG=C.UTF-8", "HOME=/root", "TERM=dumb", "SYSTEMD_PAGER="]
+        return ["nsenter", "--target=%d" % self.leader, "--all", *inside]
+
+    def run(self, *command: str, check: bool = True, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
+        """Run a command inside, as root, with both outputs in one."""
+        done = subprocess.run(
+            [*self.enter(), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+            timeout=timeout,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError("%s: exit status %d\n%s" % (" ".join(command), done.returncode, done.stdout))
+        return done
+
+    def shell(self, script: str, check: bool = True, timeout: float = 120) -> str:
+        return self.run("sh", "-ec", script, check=check, timeout=timeout).stdout
+
+    def property(self, unit: str, name: str) -> str:
+        return self.run("systemctl", "show", "--property=" + name, unit).stdout.strip().split("=", 1)[1]
+
+    def journal(self, unit: str, *options: str) -> str:
+        # A line may still be on its way from the service to the journal.
+        self.run("journalctl", "--sync")
+        return self.run("journalctl", "--no-pager", "--output=cat", "--unit=" + unit, *options).stdout
+
+    def bring(self, project: Path = PROJECT) -> str:
+        """Lay a copy of the project into the machine, as an administrator would unpack it."""
+        target = self.path("/root/wg_monitor")
+        unwanted = shutil.ignore_patterns(".git", ".*cache*", "__pycache__", "tests", "*.egg-info", ".venv", "build")
+        shutil.copytree(str(project), str(target), ignore=unwanted)
+        return "/root/wg_monitor"
+
+
+def wait_for(what: str, probe: Callable[[], T], patience_s: float = 60) -> T:
+    """What `probe` returns as soon as it is true; a time-out is a failure, its length no assertion."""
+    end = time.monotonic() + patience_s
+    while True:
+        found = probe()
+        if found:
+            return found
+        if time.monotonic() > end:
+            raise AssertionError("waited in vain for " + what)
+        time.sleep(0.1)
+
+
+# --- WireGuard in it ----------------------------------------------------------------------------------------------
+
+# Keys of these tests and of nothing else.
+SERVER_PRIVATE = "UPZENEb5fwxp0ARldqDfSjoAtdQhMZ9FkIQKOTPe6kc="
+SERVER_PUBLIC = "A0g923yMjnqTp26qy16WPoXIpGrDKbOiu9SXm+lYYkY="
+CLIENT_PRIVATE = "KGjMoE7dGa7Av2eFY6ioQC5zD0LMxJfTl0AaVYLfGEA="
+CLIENT_PUBLIC = "w0d1ymHzdmgbTXWv+3ZsLueUUHkbK/MddwBisZ3mDAs="
+
+# The machine has no `wg` at first, so interfaces are set by their sockets (the cross-platform userspace interface).
+SET = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as device:
+    device.connect("/run/wireguard/%s.sock" % sys.argv[1])
+    device.sendall(("set=1\\n" + "\\n".join(sys.argv[2:]) + "\\n\\n").encode())
+    answer = device.recv(4096).decode()
+assert answer == "errno=0\\n\\n", answer
+"""
+
+
+def hexadecimal(key: str) -> str:
+    return base64.b64decode(key).hex()
+
+
+def set_device(name: str, *lines: str) -> str:
+    return " ".join(["python3 /root/set.py", name, *lines])
+
+
+def start_server(machine: Machine, name: str = "wg0", number: int = 1) -> None:
+    """A WireGuard interface that knows one peer, and a network namespace `clientN` to reach it from."""
+    machine.write("/root/set.py", SET)
+    machine.shell(
+        """
+        ip link set lo up
+        ip netns add client{n}
+        ip link add outer{n} type veth peer name inner{n} netns client{n}
+        ip addr add 192.0.2.{a}/30 dev outer{n}
+        ip -n client{n} addr add 192.0.2.{b}/30 dev inner{n}
+        ip link set outer{n} up
+        ip -n client{n} link set inner{n} up
+        wireguard-go {name} >/dev/null 2>&1
+        {set}
+        ip addr add 10.77.{n}.1/24 dev {name}
+        ip link set {name} up
+        """.format(
+            n=number,
+            a=number * 4 + 1,
+            b=number * 4 + 2,
+            name=name,
+            set=set_device(
+                name,
+                "private_key=" + hexadecimal(SERVER_PRIVATE),
+                "listen_port=%d" % (51820 + number),
+                "public_key=" + hexadecimal(CLIENT_PUBLIC),
+                "allowed_ip=10.77.%d.2/32" % number,
+            ),
+        )
+    )
+
+
+def start_client(machine: Machine, number: int = 1) -> None:
+    """The peer comes online. Its interface's socket lies in a /run/wireguard of its own, as on another machine."""
+    machine.shell(
+        """
+        ip netns exec client{n} unshare --mount sh -ec '
+        mount -t tmpfs none /run/wireguard
+        wireguard-go client >/dev/null 2>&1
+        {set}
+        ip link set client up'
+        """.format(
+            n=number,
+            set=set_device(
+                "client",
+                "private_key=" + hexadecimal(CLIENT_PRIVATE),
+                "public_key=" + hexadecimal(SERVER_PUBLIC),
+                "endpoint=192.0.2.%d:%d" % (number * 4 + 1, 51820 + number),
+                "allowed_ip=10.77.%d.1/32" % number,
+                "persistent_keepalive_interval=1",
+            ),
+        )
+    )
+
+
+def main() -> int:
+    with Machine(sys.argv[1] if len(sys.argv) > 1 else RELEASE) as machine:
+        machine.bring()
+        return subprocess.call([*machine.enter(), "sh", "-c", "cd /root/wg_monitor && exec bash -i"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
