@@ -394,7 +394,7 @@ main() {
     parse_arguments "$@"
     # An su without - leaves root with its user's PATH.
     PATH=$PATH:$SYSTEM_PATH
-    CDPATH= cd -- "$(dirname "$0")"
+    CDPATH='' cd -- "$(dirname "$0")"
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
     trap 'exit 1' HUP INT TERM

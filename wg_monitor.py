@@ -267,6 +267,7 @@ class Trouble(NamedTuple):
     key: str
     begins: str
     ends: str  # "" = the end tells itself
+    since: float = NEVER  # boot time; NEVER = since it is told
 
 
 class Job(NamedTuple):
@@ -385,17 +386,27 @@ def handshake_text(handshake: int, line_date: str) -> str:
     return text[11:] if text[:10] == line_date else text
 
 
-def ips_text(allowed_ips: str, limit: int = 16) -> str:
+def ips_text(allowed_ips: str) -> str:
     """[IP: a], [IPs: a, b], networks only where no host address is, [IP: N/A]."""
-    if not allowed_ips:
-        return "[IP: N/A]"
-    every = allowed_ips.split(",")
-    hosts = [ip[:-3] if ip.endswith("/32") else ip[:-4] for ip in every if ip.endswith(("/32", "/128"))]
-    chosen = hosts or every
-    shown = [ip[:50] for ip in chosen[:limit]]
-    if len(chosen) > limit:
-        shown.append("%d more" % (len(chosen) - limit))
-    return "[%s: %s]" % ("IP" if hosts and len(hosts) == 1 else "IPs", ", ".join(shown))
+    every = allowed_ips.split(",") if allowed_ips else []
+    return listed_ips([ip for ip in every if ip.endswith(("/32", "/128"))] or every)
+
+
+def listed_ips(ips: Sequence[str], limit: int = 16) -> str:
+    shown = [ip[:-3] if ip.endswith("/32") else ip[:-4] if ip.endswith("/128") else ip for ip in ips[:limit]]
+    if len(ips) > limit:
+        shown.append("%d more" % (len(ips) - limit))
+    hosts = all(ip.endswith(("/32", "/128")) for ip in ips)
+    return "[%s: %s]" % ("IP" if hosts and len(ips) < 2 else "IPs", ", ".join(ip[:50] for ip in shown) or "N/A")
+
+
+def changed_ips_text(after: str, before: str) -> str:
+    """[IP: new] from [IP: old]; where the difference is not among the ones shown, all, with it in front."""
+    if ips_text(after) != ips_text(before):
+        return "%s from %s" % (ips_text(after), ips_text(before))
+    new, old = after.split(","), before.split(",")
+    new, old = sorted(new, key=set(old).__contains__), sorted(old, key=set(new).__contains__)
+    return "%s from %s" % (listed_ips(new), listed_ips(old))
 
 
 # --- Parsing ------------------------------------------------------------------------------------------------------
@@ -779,6 +790,7 @@ def troubles_in(reading: Reading, table: Table, settings: Settings) -> List[Trou
                 "unreadable " + name,
                 "[%s] cannot be read: its peers keep their state until it can" % name,
                 "[%s] can be read again" % name,
+                table.interfaces[name].read if name in table.interfaces else NEVER,
             )
         )
     for name, number in sorted(reading.spoiled.items()):
@@ -812,11 +824,12 @@ def event_text(event: Event) -> str:
             text += ", %d %s online" % (event.online, "was" if event.online == 1 else "were")
         return text
     peer = event.peer
-    text = "%s %s (%s) %s" % (head, short_key(peer.identity[1]), peer.endpoint or "N/A", ips_text(peer.allowed_ips))
+    text = "%s %s (%s)" % (head, short_key(peer.identity[1]), peer.endpoint or "N/A")
+    if event.kind == "CHANGED":
+        return "%s %s" % (text, changed_ips_text(peer.allowed_ips, event.before))
+    text += " " + ips_text(peer.allowed_ips)
     if event.kind == "ROAMING":
         return "%s from %s" % (text, event.before)
-    if event.kind == "CHANGED":
-        return "%s from %s" % (text, ips_text(event.before))
     handshake = handshake_text(peer.shown, stamp(event.wall)[:10])
     return "%s%s (handshake: %s)" % (text, " new" if event.new else "", handshake)
 
@@ -1969,7 +1982,8 @@ class Monitor:
 
     def begin(self, trouble: Trouble) -> None:
         if trouble.key not in self.troubles:
-            self.troubles[trouble.key] = (trouble, moment().boot)
+            since = trouble.since if trouble.since > NEVER else moment().boot
+            self.troubles[trouble.key] = (trouble, since)
             self.note("WARN", trouble.begins)
 
     def end(self, key: str, tell: bool = True) -> None:
@@ -2054,8 +2068,8 @@ class Monitor:
         if self.settings.liveness == "handshake" and self.settings.threshold <= REKEY_AFTER_TIME_S:
             self.note(
                 "WARN",
-                "A threshold of %ds or less makes healthy peers flap: WireGuard shakes hands every %ds at most"
-                % (REKEY_AFTER_TIME_S, REKEY_AFTER_TIME_S),
+                "A threshold of %ds or less makes healthy peers flap: a WireGuard session in use shakes hands anew only"
+                " after %ds" % (REKEY_AFTER_TIME_S, REKEY_AFTER_TIME_S),
             )
         self.flush()
         gc.collect()
@@ -2181,7 +2195,8 @@ class Monitor:
         self.counts["readings"] += 1
         self.counts["failed"] += 1
         self.look_at_clocks(moment())
-        self.begin(Trouble("reading", "No reading: %s; peers keep their state" % why, "Readings again"))
+        since = self.table.last.boot if self.table.last is not None else NEVER
+        self.begin(Trouble("reading", "No reading: %s; peers keep their state" % why, "Readings again", since))
         self.conclude(False)
 
     def take(self, output: bytes, complaints: str) -> None:
@@ -2468,7 +2483,7 @@ OPTIONS = (
     ),
     Option("STATE_PATH", "", "FILE", a_path, "the store, under /var/lib, /run or /tmp; empty: none"),
     Option("HISTORY_DAYS", "365", "DAYS", whole_number(1, 36_500, "days"), "days that the store's history goes back"),
-    Option("DEBUG", "false", "", a_truth, "report every step: true or false"),
+    Option("DEBUG", "false", "", a_truth, "report every step: true or false, the flag alone is true"),
 )
 
 
@@ -2575,15 +2590,12 @@ def build_parser() -> Any:
     parser.add_argument("--version", action="version", version="wg_monitor " + VERSION)
     parser.add_argument("--from-environment", action="store_true", help="read the settings below from variables, too")
     for option in OPTIONS:
-        default = option.default or "empty"
+        default = "; default: " + option.default if option.default else ""
+        words = "%s (%s%s)" % (option.meaning, option.variable, default)
         if option.metavar:
-            parser.add_argument(
-                option.flag, metavar=option.metavar, help="%s (%s; default: %s)" % (option.meaning, option.variable, default)
-            )
+            parser.add_argument(option.flag, metavar=option.metavar, help=words)
         else:
-            parser.add_argument(
-                option.flag, action="store_const", const="true", help="%s (%s)" % (option.meaning.split(":")[0], option.variable)
-            )
+            parser.add_argument(option.flag, action="store_const", const="true", help=words)
     return parser
 
 
