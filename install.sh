@@ -375,8 +375,9 @@ uninstall_all() {
     for directory in $PROGRAM_DIR "${MANUAL%/*}"; do
         [ ! -d "$DESTDIR$directory" ] || try rmdir "$DESTDIR$directory" 2>/dev/null || :
     done
-    set -- "$DESTDIR$DEFAULTS" "$DESTDIR$DEFAULTS"-* "$DESTDIR$edited" "$DESTDIR$UNIT_DIR"/wg-monitor.service.d \
-        "$DESTDIR$UNIT_DIR"/wg-monitor@*.service.d "$DESTDIR$TRAIL"* "$DESTDIR${TRAIL%.log}"-*.log* "$DESTDIR$STATE_DIR"
+    set -- "$DESTDIR$DEFAULTS" "$DESTDIR$DEFAULTS"-* "$DESTDIR$UNIT_DIR"/wg-monitor.service.d \
+        "$DESTDIR$UNIT_DIR"/wg-monitor@*.service.d "$DESTDIR$TRAIL"* "$DESTDIR${TRAIL%.log}"-*.log* "$DESTDIR$STATE_DIR" \
+        ${edited:+"$DESTDIR$edited"}
     if [ "$purge" ]; then
         remove "$@"
     fi
@@ -384,7 +385,7 @@ uninstall_all() {
         run systemctl daemon-reload
     fi
     for path in "$@" "$DESTDIR$PROGRAM_DIR"; do
-        if [ "$path" != "$DESTDIR" ] && [ -e "$path" ]; then
+        if [ -e "$path" ]; then
             say "left $path"
         fi
     done

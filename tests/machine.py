@@ -58,7 +58,7 @@ def missing() -> str:
 
 def image(release: str = RELEASE) -> Path:
     """The root of a bare system, made at the first call."""
-    recipe = Path(__file__).read_text().split("# --- The machine ---")[0]
+    recipe = Path(__file__).read_text().split("\n# --- The machine ---")[0]
     root = CACHE / ("%s-%s" % (release, hashlib.sha256(recipe.encode()).hexdigest()[:12]))
     CACHE.mkdir(parents=True, exist_ok=True)
     with open(str(CACHE / "image.lock"), "w") as lock:
@@ -231,7 +231,7 @@ class Machine:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            universal_newlines=True,
+            text=True,
             timeout=timeout,
         )
         if check and done.returncode != 0:

@@ -1,0 +1,475 @@
+"""The units, the installer, the rotation and the default file, judged by the tools that will read them."""
+
+import gzip
+import os
+import re
+import shutil
+import stat
+import subprocess
+import threading
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Tuple
+
+import pytest
+
+import wg_monitor
+
+PROJECT = Path(__file__).resolve().parent.parent
+UNITS = ("wg-monitor.service", "wg-monitor@.service")
+# What an instance has of its own: its name, and where its settings come from.
+INSTANCE_KEYS = {"Description", "After", "Environment", "EnvironmentFile"}
+
+INSTALLED = {
+    "/etc/default/wg-monitor": 0o644,
+    "/etc/logrotate.d/wg-monitor": 0o644,
+    "/etc/systemd/system/wg-monitor.service": 0o644,
+    "/etc/systemd/system/wg-monitor@.service": 0o644,
+    "/opt/wg-monitor/shipped/wg-monitor.default": 0o644,
+    "/opt/wg-monitor/shipped/wg-monitor.logrotate": 0o644,
+    "/opt/wg-monitor/wg_monitor.py": 0o755,
+    "/usr/local/bin/wg-monitor": 0o755,
+    "/usr/local/share/man/man8/wg-monitor.8": 0o644,
+    "/var/log/wg_monitor.log": 0o640,
+}
+
+pytestmark = pytest.mark.once
+
+
+def need(found: object, what: str) -> None:
+    if not found:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs " + what)
+
+
+def tool(name: str) -> str:
+    path = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    need(path, name)
+    return str(path)
+
+
+def run(*command: str, cwd: Optional[Path] = None, env: Optional[Dict[str, str]] = None) -> Tuple[int, str]:
+    done = subprocess.run(
+        list(command),
+        cwd=str(cwd or PROJECT),
+        env=dict(os.environ, LC_ALL="C.UTF-8", **(env or {})),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout
+
+
+# --- The units ----------------------------------------------------------------------------------------------------
+
+
+def settings_of(unit: str) -> List[Tuple[str, str]]:
+    lines = (PROJECT / unit).read_text().splitlines()
+    return [(key, value) for key, _, value in (line.partition("=") for line in lines if re.match(r"[A-Z]", line))]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_systemd_has_nothing_to_say_about_the_unit(unit: str) -> None:
+    assert run(tool("systemd-analyze"), "verify", "--man=no", "./" + unit) == (0, "")
+
+
+def test_the_instance_differs_only_in_its_name_and_settings() -> None:
+    service, instance = (
+        [(key, value) for key, value in settings_of(unit) if key not in INSTANCE_KEYS] for unit in UNITS
+    )
+    assert service == instance
+
+
+def exposure(unit: str, drop_in: Optional[str], directory: Path) -> float:
+    name = unit.replace("@.", "@wg0.")
+    shutil.copy(str(PROJECT / unit), str(directory / unit))
+    if drop_in:
+        (directory / (unit + ".d")).mkdir()
+        shutil.copy(str(PROJECT / "contrib" / drop_in), str(directory / (unit + ".d")))
+    path = {"SYSTEMD_UNIT_PATH": "%s:" % directory}
+    _, output = run(tool("systemd-analyze"), "--no-pager", "security", "--offline=yes", name, env=path)
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", output)
+    assert found, output
+    return float(found.group(1))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize(
+    ("drop_in", "bound"),
+    [(None, 1.8), ("no-network.conf", 1.4), ("mail.conf", 2.0), ("systemctl.conf", 1.8)],
+)
+def test_exposure_is_as_documented(unit: str, drop_in: Optional[str], bound: float, tmp_path: Path) -> None:
+    _, version = run(tool("systemd-analyze"), "--version")
+    need(int(version.split()[1]) >= 250, "systemd 250 or newer, to judge unit files offline")
+    assert exposure(unit, drop_in, tmp_path) <= bound
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_no_shell_starts_the_daemon(unit: str) -> None:
+    start = dict(settings_of(unit))["ExecStart"]
+    assert start == "/usr/bin/python3 -I /opt/wg-monitor/wg_monitor.py --from-environment"
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_restart_would_not_mend_what_these_exit_codes_say(unit: str) -> None:
+    codes = {wg_monitor.EXIT_USAGE, wg_monitor.EXIT_NOT_PERMITTED, wg_monitor.EXIT_NO_WG}
+    assert {int(code) for code in dict(settings_of(unit))["RestartPreventExitStatus"].split()} == codes
+
+
+# --- The default file ---------------------------------------------------------------------------------------------
+
+
+def test_the_default_file_lists_every_setting_with_its_meaning_and_default() -> None:
+    unit_sets = dict(value.split("=", 1) for key, value in settings_of("wg-monitor.service") if key == "Environment")
+    paragraphs = (PROJECT / "wg-monitor.default").read_text().split("\n\n")[1:]
+    documented = [(lines[0], lines[-1]) for lines in (paragraph.strip().split("\n") for paragraph in paragraphs)]
+    assert documented == [
+        ("# " + option.meaning, "#%s=%s" % (option.variable, unit_sets.get(option.variable, option.default)))
+        for option in wg_monitor.OPTIONS
+    ]
+
+
+# --- The installer ------------------------------------------------------------------------------------------------
+
+
+def test_shellcheck_has_nothing_to_say() -> None:
+    assert run(tool("shellcheck"), "install.sh") == (0, "")
+
+
+def test_a_torn_download_of_the_installer_runs_nothing() -> None:
+    assert (PROJECT / "install.sh").read_text().endswith('\n}\n\nmain "$@"\n')
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A copy of the project, free to be changed."""
+    copy = tmp_path / "source"
+    copy.mkdir()
+    for name in ("install.sh", "wg_monitor.py", "wg-monitor.default", "wg-monitor.logrotate", *UNITS):
+        shutil.copy(str(PROJECT / name), str(copy))
+    (copy / "wg-monitor.8").write_text(".TH WG-MONITOR 8\n")
+    return copy
+
+
+class Target:
+    def __init__(self, source: Path, root: Path) -> None:
+        self.source = source
+        self.root = root
+
+    def install(self, *arguments: str, code: int = 0, prefix: Tuple[str, ...] = ()) -> str:
+        script = str(self.source / "install.sh")
+        returned, output = run(*prefix, "sh", script, *arguments, cwd=Path("/"), env={"DESTDIR": str(self.root)})
+        assert returned == code, output
+        return output
+
+    def path(self, inside: str) -> Path:
+        return Path(str(self.root) + inside)
+
+    def files(self) -> Dict[str, Tuple[int, int, bytes]]:
+        """Each file's mode, inode and content."""
+        found = {}
+        for path in self.root.rglob("*"):
+            if not path.is_dir():
+                status = path.stat()
+                name = "/" + str(path.relative_to(self.root))
+                found[name] = (stat.S_IMODE(status.st_mode), status.st_ino, path.read_bytes())
+        return found
+
+
+@pytest.fixture
+def target(source: Path, tmp_path: Path) -> Target:
+    return Target(source, tmp_path / "root")
+
+
+def test_installs_these_files_with_these_modes(target: Target) -> None:
+    target.install()
+    assert {name: mode for name, (mode, _, _) in target.files().items()} == INSTALLED
+
+
+def test_the_command_runs_the_installed_module(target: Target) -> None:
+    target.install()
+    command = target.path("/usr/local/bin/wg-monitor")
+    here = command.read_text().replace("/opt/", str(target.root) + "/opt/")
+    need(Path("/usr/bin/python3").exists(), "/usr/bin/python3")
+    command.write_text(here)
+    assert run(str(command), "--version", cwd=Path("/")) == (0, "wg_monitor %s\n" % wg_monitor.VERSION)
+
+
+def test_a_second_run_touches_nothing(target: Target) -> None:
+    target.install()
+    before = target.files()
+    assert target.install() == ""
+    assert target.files() == before
+
+
+def test_a_wrong_mode_is_mended(target: Target) -> None:
+    target.install()
+    target.path("/opt/wg-monitor/wg_monitor.py").chmod(0o777)
+    target.install()
+    assert {name: mode for name, (mode, _, _) in target.files().items()} == INSTALLED
+
+
+def test_a_link_in_the_way_is_replaced_not_followed(target: Target, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    target.path("/usr/local/bin").mkdir(parents=True)
+    target.path("/usr/local/bin/wg-monitor").symlink_to(victim)
+    target.install()
+    assert victim.read_text() == "precious"
+    assert not target.path("/usr/local/bin/wg-monitor").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["/etc/default/wg-monitor", "/etc/logrotate.d/wg-monitor"])
+def test_what_the_administrator_wrote_is_kept(target: Target, name: str) -> None:
+    target.install()
+    settings = target.path(name)
+    settings.write_text("# mine\n")
+    target.install()
+    assert settings.read_text() == "# mine\n"
+    assert not Path(str(settings) + ".dpkg-dist").exists(), "nothing new has been shipped"
+
+    shipped = target.source / ("wg-monitor.default" if "default" in name else "wg-monitor.logrotate")
+    shipped.write_text(shipped.read_text() + "# new in this release\n")
+    target.install()
+    assert settings.read_text() == "# mine\n"
+    assert Path(str(settings) + ".dpkg-dist").read_text().endswith("# new in this release\n")
+
+    before = target.files()
+    target.install()
+    assert target.files() == before
+
+
+def test_an_existing_trail_is_left_alone(target: Target) -> None:
+    trail = target.path("/var/log/wg_monitor.log")
+    trail.parent.mkdir(parents=True)
+    trail.write_text("line\n")
+    trail.chmod(0o600)
+    target.install()
+    assert (trail.read_text(), stat.S_IMODE(trail.stat().st_mode)) == ("line\n", 0o600)
+
+
+def test_no_trail_is_made_where_the_settings_name_another(target: Target) -> None:
+    settings = target.path("/etc/default/wg-monitor")
+    settings.parent.mkdir(parents=True)
+    settings.write_text("LOG_PATH=/var/log/wireguard/trail.log\n")
+    target.install()
+    assert not target.path("/var/log/wg_monitor.log").exists()
+
+
+def test_uninstall_leaves_logs_and_settings_and_says_so(target: Target) -> None:
+    target.install()
+    extra = ["/var/log/wg_monitor.log.1", "/var/log/wg_monitor-wg0.log", "/var/lib/wg-monitor/state.db"]
+    extra += ["/etc/default/wg-monitor-wg0", "/etc/systemd/system/wg-monitor.service.d/mail.conf"]
+    foreign = ["/opt/wg-monitor/hook", "/var/log/wg_changes.log", "/etc/default/wg-monitoring"]
+    for name in extra + foreign:
+        target.path(name).parent.mkdir(parents=True, exist_ok=True)
+        target.path(name).write_text("mine")
+    kept = {*extra, *foreign, "/etc/default/wg-monitor", "/var/log/wg_monitor.log"}
+
+    output = target.install("--uninstall")
+
+    assert set(target.files()) == kept
+    left = {line.split()[1][len(str(target.root)) :] for line in output.splitlines() if line.startswith("left ")}
+    assert left == {
+        "/etc/default/wg-monitor",
+        "/etc/default/wg-monitor-wg0",
+        "/etc/systemd/system/wg-monitor.service.d",
+        "/opt/wg-monitor",
+        "/var/lib/wg-monitor",
+        "/var/log/wg_monitor-wg0.log",
+        "/var/log/wg_monitor.log",
+        "/var/log/wg_monitor.log.1",
+    }
+    target.install("--uninstall", "--purge")
+    assert set(target.files()) == set(foreign)
+
+
+def test_uninstall_of_nothing_but_what_was_installed_leaves_no_directory_of_ours(target: Target) -> None:
+    target.install()
+    target.install("--uninstall", "--purge")
+    assert target.files() == {}
+    assert not target.path("/opt/wg-monitor").exists()
+
+
+def test_an_edited_rotation_outlives_the_program_and_goes_with_purge(target: Target) -> None:
+    target.install()
+    rotation = target.path("/etc/logrotate.d/wg-monitor")
+    rotation.write_text(rotation.read_text().replace("rotate 7", "rotate 70"))
+    assert "left %s\n" % rotation in target.install("--uninstall")
+    assert rotation.exists()
+    target.install("--uninstall", "--purge")
+    assert not rotation.exists()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--no-start",), ("--uninstall",), ("--uninstall", "--purge")])
+def test_a_dry_run_changes_nothing(target: Target, arguments: Tuple[str, ...]) -> None:
+    if "--uninstall" in arguments:
+        target.install()
+    before = target.files()
+    output = target.install("--dry-run", *arguments)
+    assert target.files() == before
+    assert target.root.exists() == bool(before)
+    assert output and all(line.startswith(("would ", "left ")) for line in output.splitlines()), output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--frobnicate",), "unknown argument: --frobnicate"),
+        (("--purge",), "--purge goes with --uninstall"),
+    ],
+)
+def test_wrong_usage_is_refused(target: Target, arguments: Tuple[str, ...], complaint: str) -> None:
+    assert complaint in target.install(*arguments, code=2)
+    assert not target.root.exists()
+
+
+def test_a_relative_destination_is_refused(source: Path) -> None:
+    code, output = run("sh", str(source / "install.sh"), env={"DESTDIR": "root"})
+    assert (code, output) == (2, "install.sh: DESTDIR must be an absolute path: root\n")
+
+
+def test_help_needs_no_rights_and_names_every_flag(source: Path) -> None:
+    code, output = run("sh", str(source / "install.sh"), "--help")
+    assert code == 0
+    accepted = re.findall(r"^ {12}(--[a-z-]+)\)", (source / "install.sh").read_text(), re.M)
+    assert accepted and all(flag in output for flag in accepted)
+
+
+def test_without_root_it_says_how(source: Path) -> None:
+    need(os.geteuid() == 0, "root, to become somebody else")
+    source.parent.chmod(0o755)
+    command = [tool("setpriv"), "--reuid=65534", "--clear-groups", "sh", "-s"]
+    done = subprocess.run(
+        command,
+        input=(source / "install.sh").read_bytes(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd="/",
+        env={"PATH": os.environ["PATH"]},
+    )
+    assert (done.returncode, b"sudo ./install.sh" in done.stdout) == (4, True)
+
+
+def test_without_a_group_adm_the_trail_and_its_rotation_are_roots(target: Target, tmp_path: Path) -> None:
+    need(os.geteuid() == 0, "root, for a mount namespace")
+    groups = tmp_path / "group"
+    with open("/etc/group") as lines:
+        groups.write_text("".join(line for line in lines if not line.startswith("adm:")))
+    script = 'mount --bind "$1" /etc/group; shift; exec "$@"'
+    target.install(prefix=(tool("unshare"), "--mount", "sh", "-ec", script, "sh", str(groups)))
+    assert target.path("/var/log/wg_monitor.log").stat().st_gid == 0
+    rotation = target.path("/etc/logrotate.d/wg-monitor").read_text()
+    assert "adm" not in rotation
+    assert "create 0640 root root\n" in rotation and "su root root\n" in rotation
+
+
+def test_with_a_group_adm_the_trail_is_the_groups_to_read(target: Target) -> None:
+    need(os.geteuid() == 0, "root, to give files away")
+    with open("/etc/group") as lines:
+        adm = [int(line.split(":")[2]) for line in lines if line.startswith("adm:")]
+    need(adm, "a group adm")
+    target.install()
+    status = target.path("/var/log/wg_monitor.log").stat()
+    assert (status.st_uid, status.st_gid) == (0, adm[0])
+    assert "create 0640 root adm\n" in target.path("/etc/logrotate.d/wg-monitor").read_text()
+
+
+# --- The rotation -------------------------------------------------------------------------------------------------
+
+
+class Logs:
+    """A directory of trails and the shipped rotation for it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "log"
+        self.directory.mkdir()
+        self.rules = directory / "rules"
+        self.rules.write_text((PROJECT / "wg-monitor.logrotate").read_text().replace("/var/log", str(self.directory)))
+        self.rules.chmod(0o644)
+        self.status = directory / "status"
+
+    def rotate(self, *options: str) -> None:
+        logrotate = tool("logrotate")
+        assert run(logrotate, *options, "--state", str(self.status), str(self.rules)) == (0, "")
+
+    def lines(self) -> List[bytes]:
+        """Of all files there, oldest first."""
+        found: List[bytes] = []
+        for path in sorted(self.directory.iterdir(), key=lambda path: -self.age(path)):
+            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            found += content.splitlines(keepends=True)
+        return found
+
+    @staticmethod
+    def age(path: Path) -> int:
+        number = re.search(r"\.log\.(\d+)(\.gz)?$", path.name)
+        return int(number.group(1)) if number else 0
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Iterator[Logs]:
+    need(os.geteuid() == 0, "root, as logrotate has it")
+    tool("logrotate")
+    yield Logs(tmp_path)
+
+
+def test_rotates_at_one_megabyte_and_keeps_seven(logs: Logs) -> None:
+    trail = logs.directory / "wg_monitor.log"
+    trail.write_bytes(b"x" * 1000 * 1000)
+    logs.rotate()
+    assert [path.name for path in logs.directory.iterdir()] == ["wg_monitor.log"]
+    for _ in range(9):
+        trail.write_bytes(b"x" * (1 << 20) + b"\n")
+        logs.rotate()
+    names = sorted(path.name for path in logs.directory.iterdir())
+    older = ["wg_monitor.log.%d.gz" % number for number in range(2, 8)]
+    assert names == ["wg_monitor.log", "wg_monitor.log.1", *older]
+
+
+def test_the_new_file_is_the_groups_to_read(logs: Logs) -> None:
+    (logs.directory / "wg_monitor-wg0.log").write_text("line\n")
+    logs.rotate("--force")
+    status = (logs.directory / "wg_monitor-wg0.log").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_size) == (0o640, 0, 0)
+    assert (logs.directory / "wg_monitor-wg0.log.1").read_text() == "line\n"
+
+
+def test_no_trails_and_empty_ones_are_no_trouble(logs: Logs) -> None:
+    logs.rotate("--force")
+    (logs.directory / "wg_monitor.log").write_text("")
+    logs.rotate("--force")
+    assert [path.name for path in logs.directory.iterdir()] == ["wg_monitor.log"]
+
+
+def test_rotates_where_the_directory_is_writable_for_a_group(logs: Logs) -> None:
+    shutil.chown(str(logs.directory), 0, 4)
+    logs.directory.chmod(0o775)
+    (logs.directory / "wg_monitor.log").write_text("line\n")
+    logs.rotate("--force")
+    assert (logs.directory / "wg_monitor.log.1").exists()
+
+
+def test_a_trail_that_is_rotated_under_load_loses_and_repeats_nothing(logs: Logs) -> None:
+    """The writer is the daemon's own; it is not told of the rotations."""
+    trail = wg_monitor.Trail(str(logs.directory / "wg_monitor.log"))
+    expected = [b"%06d %s\n" % (number, b"x" * 100) for number in range(3000)]
+    rotations = 0
+    begun = threading.Event()
+
+    def write() -> None:
+        for number, line in enumerate(expected):
+            if number == 300:
+                begun.set()
+            trail.position()
+            assert trail.write([line]) == (1, None)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert begun.wait(60)
+    while writer.is_alive() and rotations < 6:
+        logs.rotate("--force")
+        rotations += 1
+    writer.join()
+    trail.close()
+    assert rotations >= 1
+    assert logs.lines() == expected
