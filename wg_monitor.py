@@ -53,7 +53,6 @@ from typing import (
     Sequence,
     Set,
     Tuple,
-    Union,
 )
 
 if TYPE_CHECKING:
@@ -868,7 +867,9 @@ def event_json(seq: int, event: Event) -> Dict[str, Any]:
 def render(seq: int, wall: float, kind: str, text: str, event: Optional[Event], log_format: str) -> bytes:
     """One line of the trail, as it is written."""
     if log_format == "json":
-        fields = event_json(seq, event) if event else {"seq": seq, "time": rfc3339(wall), "event": kind, "message": text}
+        fields = (
+            event_json(seq, event) if event else {"seq": seq, "time": rfc3339(wall), "event": kind, "message": text}
+        )
         return json.dumps(fields, ensure_ascii=True).encode() + b"\n"
     if kind in LEVELS:
         text = "[%s] %s" % (kind, text)
@@ -902,9 +903,7 @@ def job_of(seq: int, event: Event, settings: Settings) -> Optional[Job]:
     if peer is None:
         return Job(seq, event.kind, event.iface, "", "", "", 0, 0)
     online = int(peer.session is not None)
-    return Job(
-        seq, event.kind, event.iface, peer.identity[1], peer.endpoint, peer.allowed_ips, peer.shown, online
-    )
+    return Job(seq, event.kind, event.iface, peer.identity[1], peer.endpoint, peer.allowed_ips, peer.shown, online)
 
 
 def started_text(settings: Settings) -> str:
@@ -1365,7 +1364,23 @@ class Store:
         }
         peers: Dict[Identity, Known] = {}
         for row in self.rows("SELECT * FROM peers"):
-            name, key, endpoint, ips, handshake, shown, made, rx, tx, past_rx, past_tx, heard, heard_wall, sent, open_ = row
+            (
+                name,
+                key,
+                endpoint,
+                ips,
+                handshake,
+                shown,
+                made,
+                rx,
+                tx,
+                past_rx,
+                past_tx,
+                heard,
+                heard_wall,
+                sent,
+                open_,
+            ) = row
             if wanted and name not in wanted:
                 continue
             meter = Meter((sys.intern(name), key), rx, tx)
@@ -1398,9 +1413,15 @@ class Store:
         with self.faults():
             self.transact(
                 [
-                    ("UPDATE sessions SET reason = 'unknown', detected = ?, (last_seen, received, sent) = (%s)"
-                     " WHERE reason IS NULL AND %s" % (figures, others), [(now.wall, *names)]),
-                    ("UPDATE sessions SET length = last_seen - start WHERE length IS NULL AND reason = 'unknown'", [()]),
+                    (
+                        "UPDATE sessions SET reason = 'unknown', detected = ?, (last_seen, received, sent) = (%s)"
+                        " WHERE reason IS NULL AND %s" % (figures, others),
+                        [(now.wall, *names)],
+                    ),
+                    (
+                        "UPDATE sessions SET length = last_seen - start WHERE length IS NULL AND reason = 'unknown'",
+                        [()],
+                    ),
                     ("UPDATE peers SET session = NULL WHERE " + others, [names]),
                 ]
             )
@@ -1419,18 +1440,28 @@ class Store:
             self.transact(
                 [
                     ("INSERT INTO events VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", map(event_row, records)),
-                    ("INSERT INTO sessions (number, interface, public_key, start, began, received_before,"
-                     " sent_before, endpoints, unwatched) VALUES (?,?,?,?,?,?,?,?,?)", begun_rows(events)),
+                    (
+                        "INSERT INTO sessions (number, interface, public_key, start, began, received_before,"
+                        " sent_before, endpoints, unwatched) VALUES (?,?,?,?,?,?,?,?,?)",
+                        begun_rows(events),
+                    ),
                     ("UPDATE sessions SET endpoints = ? WHERE number = ?", roaming_rows(events)),
-                    ("UPDATE sessions SET last_seen = ?, detected = ?, length = ?, received = ?, sent = ?, endpoints = ?,"
-                     " unwatched = ?, reason = ? WHERE number = ?", ended_rows(events)),
+                    (
+                        "UPDATE sessions SET last_seen = ?, detected = ?, length = ?, received = ?, sent = ?, endpoints = ?,"
+                        " unwatched = ?, reason = ? WHERE number = ?",
+                        ended_rows(events),
+                    ),
                     ("DELETE FROM peers WHERE interface = ? AND public_key = ?", touched - table.peers.keys()),
-                    ("INSERT OR REPLACE INTO peers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                     (peer_row(known, now) for known in kept)),
+                    (
+                        "INSERT OR REPLACE INTO peers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                        (peer_row(known, now) for known in kept),
+                    ),
                     ("UPDATE sessions SET unwatched = ? WHERE number = ?", unwatched_rows(table) if every else ()),
                     ("INSERT OR REPLACE INTO interfaces VALUES (?,?,?,?)", interface_rows(table)),
-                    ("INSERT OR REPLACE INTO monitor VALUES (1,?,?,?,?,?,?,?,?,?)",
-                     [(self.boot_id, *self.watched, known_number(self.complete), steady, *self.position_row())]),
+                    (
+                        "INSERT OR REPLACE INTO monitor VALUES (1,?,?,?,?,?,?,?,?,?)",
+                        [(self.boot_id, *self.watched, known_number(self.complete), steady, *self.position_row())],
+                    ),
                 ]
             )
 
@@ -1463,10 +1494,15 @@ class Store:
         with self.faults():
             self.transact(
                 [
-                    ("DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE seq <= ? ORDER BY seq LIMIT ?)"
-                     " AND wall < ? AND hook <> 1", [(self.written, PRUNE_ROWS, before)]),
-                    ("DELETE FROM sessions WHERE number IN (SELECT number FROM sessions WHERE detected < ? LIMIT ?)",
-                     [(before, PRUNE_ROWS)]),
+                    (
+                        "DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE seq <= ? ORDER BY seq LIMIT ?)"
+                        " AND wall < ? AND hook <> 1",
+                        [(self.written, PRUNE_ROWS, before)],
+                    ),
+                    (
+                        "DELETE FROM sessions WHERE number IN (SELECT number FROM sessions WHERE detected < ? LIMIT ?)",
+                        [(before, PRUNE_ROWS)],
+                    ),
                 ],
                 durable=False,
             )
@@ -1536,8 +1572,18 @@ def event_row(record: Record) -> Tuple[Any, ...]:
     session = event.ended.number if event.ended else peer.session.number if peer.session else None
     was = event.ended.reason if event.ended else event.before or None
     return (
-        record.seq, record.wall, event.kind, *peer.identity, peer.endpoint, peer.allowed_ips, peer.shown,
-        int(peer.session is not None), was, session, hook, record.line,
+        record.seq,
+        record.wall,
+        event.kind,
+        *peer.identity,
+        peer.endpoint,
+        peer.allowed_ips,
+        peer.shown,
+        int(peer.session is not None),
+        was,
+        session,
+        hook,
+        record.line,
     )
 
 
@@ -1560,7 +1606,17 @@ def ended_rows(records: Iterable[Record]) -> Iterator[Tuple[Any, ...]]:
     for record in records:
         e = record.event.ended if record.event else None
         if e is not None:
-            yield (e.last_seen, record.wall, e.length, e.received, e.transmitted, e.endpoints, e.unwatched, e.reason, e.number)
+            yield (
+                e.last_seen,
+                record.wall,
+                e.length,
+                e.received,
+                e.transmitted,
+                e.endpoints,
+                e.unwatched,
+                e.reason,
+                e.number,
+            )
 
 
 def unwatched_rows(table: Table) -> Iterator[Tuple[Any, ...]]:
@@ -1572,9 +1628,20 @@ def unwatched_rows(table: Table) -> Iterator[Tuple[Any, ...]]:
 def peer_row(known: Known, now: Moment) -> Tuple[Any, ...]:
     meter, heard = known.meter, known_number(known.meter.heard)
     return (
-        *known.identity, known.endpoint, known.allowed_ips, known.handshake, known.shown, known_number(known.made),
-        meter.rx, meter.tx, meter.past_rx, meter.past_tx, heard, None if heard is None else now.wall - (now.boot - heard),
-        meter.sent, known.session.number if known.session is not None else None,
+        *known.identity,
+        known.endpoint,
+        known.allowed_ips,
+        known.handshake,
+        known.shown,
+        known_number(known.made),
+        meter.rx,
+        meter.tx,
+        meter.past_rx,
+        meter.past_tx,
+        heard,
+        None if heard is None else now.wall - (now.boot - heard),
+        meter.sent,
+        known.session.number if known.session is not None else None,
     )
 
 
@@ -2306,7 +2373,9 @@ class Monitor:
                 self.counts["hook failures"] += 1
                 self.note("WARN", words)
         if self.hooks.dropped:
-            self.begin(Trouble("hooks", "More than %d hook runs are waiting: the oldest are dropped" % HOOKS_WAITING_MAX, ""))
+            self.begin(
+                Trouble("hooks", "More than %d hook runs are waiting: the oldest are dropped" % HOOKS_WAITING_MAX, "")
+            )
         if "hooks" in self.troubles and not self.hooks.waiting:
             self.end("hooks")
             self.note("WARN", "%s dropped in all; none is waiting now" % counted(self.hooks.dropped, "hook run"))
@@ -2341,8 +2410,16 @@ class Monitor:
             "Statistics | Readings: %d (%d failed, %d late), Events: %d, Skipped lines: %d, Peers: %d online of %d,"
             " Hooks: %d run, %d failed, %d waiting, Writes: %d failed"
             % (
-                c["readings"], c["failed"], self.grid.skipped, c["events"], c["skipped"], self.table.online,
-                len(self.table.peers), c["hooks"], c["hook failures"], len(self.hooks.waiting),
+                c["readings"],
+                c["failed"],
+                self.grid.skipped,
+                c["events"],
+                c["skipped"],
+                self.table.online,
+                len(self.table.peers),
+                c["hooks"],
+                c["hook failures"],
+                len(self.hooks.waiting),
                 c["write failures"],
             )
         )
@@ -2495,7 +2572,9 @@ def parse_settings(flags: Mapping[str, Optional[str]], environment: Mapping[str,
         try:
             values[option.field] = option.parse(text)
         except ValueError as allowed:
-            raise Refusal("%s: '%s' is not allowed; allowed: %s" % (option.variable, printable(text, 80), allowed)) from None
+            raise Refusal(
+                "%s: '%s' is not allowed; allowed: %s" % (option.variable, printable(text, 80), allowed)
+            ) from None
     return Settings(**values)
 
 
