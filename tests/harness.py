@@ -1,0 +1,385 @@
+"""What the tests of the running daemon share: a place of their own, the daemon in it, and real WireGuard peers.
+
+The daemon runs in a mount namespace, where /run/wireguard is the test's own directory and `wg` may be a script, and in
+a network namespace, where the machine's own WireGuard interfaces are not seen.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Callable, Dict, Iterable, List, NoReturn, Optional, Tuple, Type, TypeVar
+
+import device
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+MODULE = PROJECT / "wg_monitor.py"
+PATIENCE_S = 60  # how long something may take on a busy machine before a test gives up; no test asserts a time
+
+STAMPED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (.*)", re.DOTALL)
+
+T = TypeVar("T")
+
+
+def lacking(reason: str) -> NoReturn:
+    """Skips on a developer's machine. In CI everything is there, so a test that does not run has failed."""
+    if os.environ.get("CI"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def need(*tools: str, root: bool = True) -> None:
+    if root and os.geteuid() != 0:
+        lacking("needs root")
+    for tool in tools:
+        if shutil.which(tool) is None:
+            lacking("needs " + tool)
+
+
+def scaled(count: int) -> int:
+    """How often to do what is worth doing thousands of times."""
+    return max(1, int(count * float(os.environ.get("WG_MONITOR_TEST_SCALE") or 1)))
+
+
+def wait_for(what: str, look: Callable[[], Optional[T]], patience_s: float = PATIENCE_S) -> T:
+    """What `look` finds, as soon as it is something."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError("waited in vain for " + what)
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """A zombie that nobody has reaped yet is not."""
+    try:
+        status = Path("/proc/%d/stat" % pid).read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def lines_of(path: Path) -> List[str]:
+    """Lines that are whole. Undecodable bytes and carriage returns must show, so nothing is translated."""
+    if not path.exists():
+        return []
+    return path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
+
+
+def bodies(lines: Iterable[str]) -> List[str]:
+    """Lines without their time stamps, which each must have."""
+    found = []
+    for line in lines:
+        match = STAMPED.fullmatch(line)
+        assert match, "no time stamp: %r" % line
+        found.append(match.group(1))
+    return found
+
+
+# --- The daemon ---------------------------------------------------------------------------------------------------
+
+# $1: what /run/wireguard is to be; $2: a script in wg's place, or nothing; $3: where the real wg is to be seen.
+ENTER = """
+mkdir -p /run/wireguard && mount --bind "$1" /run/wireguard || exit 99
+if [ -n "$2" ]; then
+    wg=$(command -v wg) && mount --bind "$wg" "$3" && mount --bind "$2" "$wg" || exit 99
+fi
+shift 3
+exec "$@"
+"""
+
+
+class Place:
+    """A directory of a test's own under /tmp, where trail, store and hook may lie, with all that runs in it."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="wg-monitor-test-", dir="/tmp"))
+        self.sockets = self.path / "run"
+        self.sockets.mkdir()
+        self.trail = self.path / "trail.log"
+        self.behaviour = self.path / "behaviour"  # of the script in wg's place
+        self.runs = self.path / "runs"  # a byte for each run of it
+        self.real_wg = self.path / "real-wg"
+        self.fake_wg: Optional[Path] = None
+        self.asked = 0
+        self.stack = ExitStack()
+
+    def device(self, name: str = "wg0", peers: Iterable[device.Peer] = ()) -> device.Device:
+        return self.stack.enter_context(device.Device(str(self.sockets), name, peers))
+
+    def script(self, name: str, text: str, mode: int = 0o755) -> Path:
+        path = self.path / name
+        path.write_text("#!/bin/sh\n" + text)
+        path.chmod(mode)
+        return path
+
+    def wg(self, text: str) -> None:
+        """From the next run on, wg is this shell script. The first call has to come before the daemon starts."""
+        if self.fake_wg is None:
+            self.real_wg.touch()
+            self.fake_wg = self.script("wg", "printf . >>%s; . %s\n" % (self.runs, self.behaviour))
+        fresh = self.path / "behaviour.new"
+        fresh.write_text(text + "\n")
+        fresh.replace(self.behaviour)
+        self.asked = self.run_count()
+
+    def wg_prints(self, output: bytes, errors: str = "", status: int = 0) -> None:
+        data = self.path / ("output-%d" % len(list(self.path.glob("output-*"))))
+        data.write_bytes(output)
+        complaints = data.with_name(data.name.replace("output", "errors"))
+        complaints.write_text(errors)
+        self.wg("cat %s; cat %s >&2; exit %d" % (data, complaints, status))
+
+    def run_count(self) -> int:
+        return self.runs.stat().st_size if self.runs.exists() else 0
+
+    def settle(self) -> None:
+        """Until the daemon has dealt with what the script in wg's place does now: see Device.settle."""
+        wait_for("two more runs of wg", lambda: self.run_count() >= self.asked + 2)
+
+    def start(self, *flags: str, environment: Optional[Dict[str, str]] = None, trail: bool = True) -> "Daemon":
+        """The daemon with a reading each second."""
+        usual = ["--interval", "1"] + (["--log-path", str(self.trail)] if trail else [])
+        return self.stack.enter_context(Daemon(self, [*usual, *flags], environment or {}))
+
+    def __enter__(self) -> "Place":
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.stack.close()
+        shutil.rmtree(str(self.path))
+
+
+class Daemon:
+    """wg_monitor.py as the service manager would run it."""
+
+    def __init__(self, place: Place, arguments: List[str], environment: Dict[str, str]) -> None:
+        need("unshare", "wg")
+        self.place = place
+        number = len(list(place.path.glob("console-*")))
+        self.console_path = place.path / ("console-%d" % number)
+        self.stdout_path = place.path / ("stdout-%d" % number)
+        enter = ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", ENTER, "sh"]
+        paths = [str(place.sockets), str(place.fake_wg or ""), str(place.real_wg)]
+        with self.console_path.open("wb") as console, self.stdout_path.open("wb") as stdout:
+            status = os.fstat(console.fileno())
+            values = {key: value.format(console=status) for key, value in environment.items()}
+            self.process = subprocess.Popen(
+                [*enter, *paths, sys.executable, "-I", str(MODULE), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=console,
+                env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **values},
+                start_new_session=True,
+            )
+        self.pid = self.process.pid  # unshare and sh replace themselves
+
+    def console(self) -> List[str]:
+        return lines_of(self.console_path)
+
+    def trail(self) -> List[str]:
+        """What the lines of the trail say."""
+        return bodies(lines_of(self.place.trail))
+
+    def see(self, text: str, times: int = 1) -> None:
+        """Wait until the trail has that line so many times."""
+        self.await_("%r in the trail" % text, lambda: self.trail().count(text) >= times)
+
+    def match(self, pattern: str) -> "re.Match[str]":
+        """Wait for a line of the trail that matches as a whole."""
+        return self.await_("%r in the trail" % pattern, lambda: first(pattern, self.trail()))
+
+    def hear(self, pattern: str) -> "re.Match[str]":
+        """Wait for a line of the console that matches as a whole, but for its time stamp."""
+        pattern = r"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d )?" + pattern
+        return self.await_("%r on the console" % pattern, lambda: first(pattern, self.console()))
+
+    def await_(self, what: str, look: Callable[[], Optional[T]]) -> T:
+        def look_while_it_runs() -> Optional[T]:
+            ended = self.process.poll() is not None
+            found = look()
+            if ended and not found:
+                raise AssertionError("the daemon ended (%s) before %s%s" % (self.process.returncode, what, self.said()))
+            return found
+
+        try:
+            return wait_for(what, look_while_it_runs)
+        except AssertionError as error:
+            raise AssertionError("%s%s" % (error, self.said())) from None
+
+    def said(self) -> str:
+        return "\n--- console\n%s\n--- trail\n%s" % ("\n".join(self.console()), "\n".join(lines_of(self.place.trail)))
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """The exit code after a signal."""
+        self.send(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        try:
+            return self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError("the daemon does not end" + self.said()) from None
+
+    def __enter__(self) -> "Daemon":
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def first(pattern: str, lines: Iterable[str]) -> "Optional[re.Match[str]]":
+    for line in lines:
+        match = re.fullmatch(pattern, line)
+        if match:
+            return match
+    return None
+
+
+def command_line(*arguments: str, environment: Optional[Dict[str, str]] = None) -> "subprocess.CompletedProcess[str]":
+    """A run that ends by itself, in no namespace."""
+    return subprocess.run(
+        [sys.executable, "-I", str(MODULE), *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **(environment or {})},
+        text=True,
+        timeout=PATIENCE_S,
+    )
+
+
+# --- Real WireGuard -----------------------------------------------------------------------------------------------
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError("%s: %s" % (" ".join(command), done.stderr.strip()))
+    return done.stdout.strip()
+
+
+class End:
+    """One end of a tunnel: a network namespace with a wireguard-go in it."""
+
+    def __init__(self, namespace: str, name: str, sockets: Path, address: str) -> None:
+        self.namespace, self.name, self.sockets, self.address = namespace, name, sockets, address
+        self.private_key = run("wg", "genkey")
+        made = subprocess.run(["wg", "pubkey"], input=self.private_key.encode(), stdout=subprocess.PIPE, check=True)
+        self.public_key = made.stdout.decode().strip()
+        run("ip", "netns", "add", namespace)
+        self.process: Optional["subprocess.Popen[bytes]"] = None
+
+    def enter(self, *command: str) -> Tuple[str, ...]:
+        """A command as it would be given on that machine."""
+        enter = "nsenter --net=/run/netns/%s unshare --mount --propagation private sh -c" % self.namespace
+        return (*enter.split(), ENTER, "sh", str(self.sockets), "", "", *command)
+
+    def inside(self, *command: str) -> str:
+        return run(*self.enter(*command))
+
+    def up(self, tunnel_address: str) -> None:
+        with (self.sockets.parent / (self.namespace + ".log")).open("ab") as log:
+            self.process = subprocess.Popen(
+                self.enter("wireguard-go", "-f", self.name),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "LOG_LEVEL": "verbose"},
+                start_new_session=True,
+            )
+        wait_for("wireguard-go", (self.sockets / (self.name + ".sock")).exists)
+        key_file = self.sockets.parent / (self.namespace + ".key")
+        key_file.write_text(self.private_key)
+        self.inside("wg", "set", self.name, "private-key", str(key_file), "listen-port", "51820")
+        self.inside("ip", "address", "add", tunnel_address, "dev", self.name)
+        self.inside("ip", "link", "set", self.name, "up")
+
+    def down(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
+            self.process = None
+
+    def close(self) -> None:
+        self.down()
+        run("ip", "netns", "delete", self.namespace)
+
+
+class Tunnel:
+    """Two real peers. The monitor sees the server's interface; the client shakes hands and keeps the tunnel alive."""
+
+    SERVER, CLIENT = "192.0.2.1", "192.0.2.2"
+    TUNNEL_SERVER, TUNNEL_CLIENT = "10.99.0.1", "10.99.0.2"
+
+    def __init__(self, place: Place) -> None:
+        need("wg", "wireguard-go", "ip", "nsenter", "unshare")
+        if not os.path.exists("/dev/net/tun"):
+            lacking("needs /dev/net/tun")
+        away = place.path / "client"
+        away.mkdir()
+        self.name = "wgm%d" % os.getpid()
+        self.server = End(self.name + "-s", self.name, place.sockets, self.SERVER)
+        place.stack.callback(self.server.close)
+        self.client = End(self.name + "-c", self.name, away, self.CLIENT)
+        place.stack.callback(self.client.close)
+        ends = self.server.namespace, self.client.namespace
+        run("ip", "-n", ends[0], "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", ends[1])
+        for end in (self.server, self.client):
+            end.inside("ip", "address", "add", end.address + "/24", "dev", "eth0")
+            end.inside("ip", "link", "set", "eth0", "up")
+        self.server.up(self.TUNNEL_SERVER + "/24")
+        self.client.up(self.TUNNEL_CLIENT + "/24")
+
+    def admit(self, allowed_ips: str = TUNNEL_CLIENT + "/32") -> None:
+        """The server knows the client."""
+        self.server.inside("wg", "set", self.name, "peer", self.client.public_key, "allowed-ips", allowed_ips)
+
+    def remove(self) -> None:
+        self.server.inside("wg", "set", self.name, "peer", self.client.public_key, "remove")
+
+    def connect(self, keepalive_s: int = 1) -> None:
+        """The client shakes hands, as at its start."""
+        peer = ["wg", "set", self.name, "peer", self.server.public_key]
+        self.client.inside(*peer, "remove")
+        networks = ["allowed-ips", self.TUNNEL_SERVER + "/32", "endpoint", self.SERVER + ":51820"]
+        self.client.inside(*peer, *networks, "persistent-keepalive", str(keepalive_s))
+
+    def silence(self) -> None:
+        """The cable is pulled: packets are lost, and neither side is told."""
+        self.client.inside("ip", "link", "set", "eth0", "down")
+
+    def restore(self) -> None:
+        self.client.inside("ip", "link", "set", "eth0", "up")
+
+    def move(self, address: str) -> None:
+        """The client goes on from another address."""
+        self.client.inside("ip", "address", "flush", "dev", "eth0")
+        self.client.inside("ip", "address", "add", address + "/24", "dev", "eth0")
+        # wireguard-go sticks to the address that it sent from before; told of the endpoint anew, it looks again.
+        endpoint = ["peer", self.server.public_key, "endpoint", self.SERVER + ":51820"]
+        self.client.inside("wg", "set", self.name, *endpoint)
+
+    def handshake(self) -> int:
+        """When the server last shook hands with the client."""
+        said = self.server.inside("wg", "show", self.name, "latest-handshakes").split()
+        return int(said[1]) if said else 0
