@@ -34,7 +34,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from itertools import compress, islice
+from itertools import chain, compress, islice
 from operator import ne
 from typing import (
     TYPE_CHECKING,
@@ -53,6 +53,7 @@ from typing import (
     Sequence,
     Set,
     Tuple,
+    Union,
 )
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ PEER_LINE = re.compile(
     rb"(?:off|[0-9]{1,5})"
 )
 UNREADABLE = re.compile(r"Unable to access interface (.*?): ")
-KEY_LIKE = re.compile(r"[A-Za-z0-9+/_-]{40,}=*")
+KEY_LIKE = re.compile(r"[A-Za-z0-9+/]{43}=|[0-9a-fA-F]{64}")
 
 INFORMATION = 6  # the levels of syslog(3)
 LEVELS = {"ERROR": 3, "WARN": 4, "DEBUG": 7}
@@ -110,6 +111,14 @@ EVENT_KINDS = ("ONLINE", "OFFLINE", "ROAMING", "CHANGED", "REMOVED", "IFDOWN", "
 # --- Values -------------------------------------------------------------------------------------------------------
 
 Identity = Tuple[str, str]  # interface, public key
+
+
+class Mark(NamedTuple):
+    """What a meter showed at some moment."""
+
+    received: int
+    transmitted: int
+    heard: float
 
 
 class Moment(NamedTuple):
@@ -133,21 +142,17 @@ class Meter:
         self.heard = NEVER  # boot time of the reading that last saw `rx` grow
         self.sent = tx  # `tx` at the last sign of life
 
-    @property
-    def received(self) -> int:
-        return min(self.past_rx + self.rx, COUNTER_MAX)
-
-    @property
-    def transmitted(self) -> int:
-        return min(self.past_tx + self.tx, COUNTER_MAX)
+    def mark(self) -> Mark:
+        """The totals, and when the peer was heard last."""
+        return Mark(min(self.past_rx + self.rx, COUNTER_MAX), min(self.past_tx + self.tx, COUNTER_MAX), self.heard)
 
     def count(self, rx: int, tx: int, boot: float) -> None:
         """Take the counters of a reading at `boot`."""
         if tx < self.tx:
-            self.past_tx = self.transmitted
+            self.past_tx = min(self.past_tx + self.tx, COUNTER_MAX)
             self.sent = 0
         if rx < self.rx:
-            self.past_rx = self.received
+            self.past_rx = min(self.past_rx + self.rx, COUNTER_MAX)
         if rx > self.rx or (rx and rx < self.rx):
             self.heard = boot
             self.sent = tx
@@ -162,8 +167,7 @@ class Peer(NamedTuple):
     allowed_ips: str  # as `wg` prints them, separated by commas; "" = none
     handshake: int  # seconds since the epoch; 0 = never
     meter: Meter
-    received: int  # totals at the reading before, where a session that begins now starts to count
-    transmitted: int
+    before: Mark  # at the reading before: where a session that begins now starts to count, and one that was reset ended
 
 
 class Reading(NamedTuple):
@@ -433,7 +437,7 @@ def parse(
     complaints: str,
     memo: Optional[Memo],
     known: Mapping[Identity, Known],
-    wanted: FrozenSet[str],
+    settings: "Settings",
     boot: float,
 ) -> Tuple[Reading, Optional[Memo]]:
     """The output of `wg show all dump`, as a Reading and what the next reading is to be compared with.
@@ -441,6 +445,7 @@ def parse(
     Shapes: an interface's own line has 5 fields, a peer's 9, separated by tabs; anything else is skipped and
     counted. Known peers' meters are advanced to `boot`.
     Source: wg(8), "dump"."""
+    wanted = settings.interface
     unreadable, unclear = parse_complaints(complaints, wanted) if complaints else (frozenset(), 0)
     whole = hash(output)
     if memo is not None and not unclear:
@@ -450,7 +455,7 @@ def parse(
         digests = list(map(hash, lines))
         if len(digests) == len(memo.lines):
             changed = compress(zip(lines, memo.meters), map(ne, digests, memo.lines))
-            peers = skim(changed, known, wanted, boot)
+            peers = skim(changed, known, settings, boot)
             if peers is not None:
                 reading = Reading(memo.interfaces, peers, None, unreadable)
                 return reading, Memo(whole, digests, memo.meters, memo.interfaces)
@@ -465,15 +470,15 @@ def parse(
 def skim(
     changed: Iterable[Tuple[bytes, Optional[Meter]]],
     known: Mapping[Identity, Known],
-    wanted: FrozenSet[str],
+    settings: "Settings",
     boot: float,
 ) -> Optional[List[Peer]]:
     """The fast path: only the lines that changed, with the meters of the peers that stood there, and of those that
     only moved bytes only the counters. None = they are not the same peers' in the same order: parse all.
 
     At 10,000 peers 5 ms where all moved bytes; every field of every line would take 30."""
-    peers: List[Peer] = []
-    most = COUNTER_MAX
+    others: List[Tuple[Identity, Facts]] = []
+    wanted, by_traffic, most = settings.interface, settings.liveness == "traffic", COUNTER_MAX
     try:
         for line, meter in changed:
             if meter is None:
@@ -481,24 +486,32 @@ def skim(
                 if match is None or not wanted or match.group(1).decode() in wanted:
                     return None
                 continue
-            head, rx_text, tx_text, _ = line.rsplit(b"\t", 3)
-            if hash(head) == meter.head and (rx_text + tx_text).isdigit():
+            head, rx_text, tx_text, keepalive = line.rsplit(b"\t", 3)
+            counters = rx_text + tx_text
+            if (
+                hash(head) == meter.head
+                and counters.isdigit()
+                and (len(counters) < 21 or len(rx_text) < 20 > len(tx_text))
+                and (keepalive == b"off" or keepalive.isdigit() and len(keepalive) < 6)
+            ):
                 rx = int(rx_text)
                 tx = int(tx_text)
                 if meter.rx <= rx <= most and meter.tx <= tx <= most:
-                    if rx > meter.rx:
+                    if rx == meter.rx:
+                        meter.tx = tx
+                        continue
+                    if not by_traffic or known[meter.identity].session is not None:
                         meter.rx = rx
+                        meter.tx = meter.sent = tx
                         meter.heard = boot
-                        meter.sent = tx
-                    meter.tx = tx
-                    continue
-            peer = parse_peer(line, known, boot)
-            if peer is None or peer.identity != meter.identity:
+                        continue
+            facts = parse_peer(line)
+            if facts is None or facts.identity != meter.identity:
                 return None
-            peers.append(peer)
+            others.append((meter.identity, facts))
     except ValueError:  # fewer fields than a peer's line has
         return None
-    return peers
+    return [meet(facts, known.get(identity), boot) for identity, facts in others]
 
 
 def parse_all(
@@ -523,10 +536,11 @@ def parse_all(
         if name not in interfaces and INTERFACE_LINE.fullmatch(line):
             interfaces.add(name)
             continue
-        peer = parse_peer(line, known, boot) if name in interfaces else None
-        if peer is None or peer.identity in present:
+        facts = parse_peer(line) if name in interfaces else None
+        if facts is None or facts.identity in present:
             spoiled[name] = spoiled.get(name, 0) + 1
             continue
+        peer = meet(facts, known.get(facts.identity), boot)
         peers.append(peer)
         present.add(peer.identity)
         meters[-1] = peer.meter
@@ -534,36 +548,48 @@ def parse_all(
     return Reading(frozenset(interfaces), peers, present, unreadable, spoiled), meters
 
 
-def parse_peer(line: bytes, known: Mapping[Identity, Known], boot: float) -> Optional[Peer]:
+class Facts(NamedTuple):
+    """The fields of a peer's line."""
+
+    identity: Identity
+    endpoint: str
+    allowed_ips: str
+    handshake: int
+    rx: int
+    tx: int
+    head: int  # digest of the line up to its counters
+
+
+def parse_peer(line: bytes) -> Optional[Facts]:
     match = PEER_LINE.fullmatch(line)
     if match is None:
         return None
-    name, key, endpoint, ips, handshake_text_, rx_text, tx_text = match.groups()
-    handshake, rx, tx = int(handshake_text_), int(rx_text), int(tx_text)
-    if handshake > EPOCH_MAX or rx > COUNTER_MAX or tx > COUNTER_MAX:
-        return None
-    before = known.get((name.decode(), key.decode()))
-    if before is None:
-        meter = Meter((sys.intern(name.decode()), key.decode()), rx, tx)
-    else:
-        meter = before.meter
-    received, transmitted = meter.received, meter.transmitted
-    heard = meter.heard
-    meter.count(rx, tx, boot)
-    if not handshake:
-        meter.heard = heard  # bytes of a handshake that is not finished yet are nobody's sign of life
-    if before is None or handshake != before.handshake:
-        meter.sent = tx
-    meter.head = hash(line.rsplit(b"\t", 3)[0])
-    return Peer(
-        meter.identity,
+    name, key, endpoint, ips, handshake, rx, tx = match.groups()
+    facts = Facts(
+        (name.decode(), key.decode()),
         "" if endpoint == b"(none)" else endpoint.decode(),
         "" if ips == b"(none)" else ips.decode(),
-        handshake,
-        meter,
-        received,
-        transmitted,
+        int(handshake),
+        int(rx),
+        int(tx),
+        hash(line[: match.end(5)]),
     )
+    return facts if facts.handshake <= EPOCH_MAX and facts.rx <= COUNTER_MAX and facts.tx <= COUNTER_MAX else None
+
+
+def meet(facts: Facts, before: Optional[Known], boot: float) -> Peer:
+    """The peer with its meter, advanced to the reading at `boot`."""
+    if before is None:
+        name, key = facts.identity
+        meter = Meter((sys.intern(name), key), facts.rx, facts.tx)
+    else:
+        meter = before.meter
+    mark = meter.mark()
+    meter.count(facts.rx, facts.tx, boot)
+    if before is not None and facts.handshake != before.handshake:
+        meter.sent = facts.tx
+    meter.head = facts.head
+    return Peer(meter.identity, facts.endpoint, facts.allowed_ips, facts.handshake, meter, mark)
 
 
 # --- Decisions ----------------------------------------------------------------------------------------------------
@@ -597,24 +623,27 @@ def other_ips(before: str, after: str) -> bool:
     return before != after and set(before.split(",")) != set(after.split(","))
 
 
-def end_session(known: Known, reason: str, now: Moment) -> Optional[Ended]:
+def end_session(known: Known, mark: Mark, reason: str, now: Moment) -> Optional[Ended]:
     """The figures of a peer's session at its last sign of life, the handshake or received bytes."""
     session = known.session
     if session is None:
         return None
-    heard = known.meter.heard
-    last = max(known.made, heard, session.began)
+    last = max(known.made, mark.heard, session.began)
     if last == session.began:
         last_seen = session.start
+    elif last == known.made:
+        last_seen = float(known.shown)
+    elif last < 0:  # before this boot: what the wall clock says now may have nothing to do with it
+        last_seen = session.start + last - session.began
     else:
-        last_seen = float(known.shown) if known.made >= heard else now.wall - (now.boot - heard)
+        last_seen = now.wall - (now.boot - last)
     return Ended(
         session.number,
         session.start,
         last_seen,
         last - session.began,
-        max(0, known.meter.received - session.received),
-        max(0, known.meter.transmitted - session.transmitted),
+        max(0, mark.received - session.received),
+        max(0, mark.transmitted - session.transmitted),
         session.endpoints,
         session.unwatched,
         reason,
@@ -627,9 +656,10 @@ def silence(known: Known) -> str:
 
 
 def settle(
-    before: Optional[Known], after: Known, totals: Tuple[int, int], number: int, now: Moment, settings: Settings
+    before: Optional[Known], after: Known, mark: Mark, number: int, now: Moment, settings: Settings
 ) -> Tuple[Known, List[Event]]:
-    """One peer's row of the table of events: `after` with its session begun or ended, and what happened."""
+    """One peer's row of the table of events: `after` with its session begun or ended, and what happened.
+    `mark` is its meter's at the reading before."""
     iface = after.identity[0]
     sign = last_sign(after.made, after.meter.heard, settings)
     alive = after.handshake != 0 and now.boot - sign < settings.threshold
@@ -637,15 +667,16 @@ def settle(
     if alive and after.session is None:
         by_traffic = sign > after.made
         start = now.wall - (now.boot - sign) if by_traffic else float(after.handshake)
-        session = Session(number, start, sign, totals[0], totals[1], after.endpoint, 0.0)
+        session = Session(number, start, sign, mark.received, mark.transmitted, after.endpoint, 0.0)
         after = after._replace(session=session)
         events.append(Event("ONLINE", now.wall, iface, after, new=before is None))
     elif before is None:
         events.append(Event("OFFLINE", now.wall, iface, after, new=True))
     elif after.session is not None and not alive:
-        # A handshake that fell to 0 is not this session's: its figures are those from before.
-        reset = after.handshake == 0
-        ended = end_session(before if reset else after, "reset" if reset else silence(after), now)
+        if after.handshake == 0:  # what was counted since is not this session's any more
+            ended = end_session(before, mark, "reset", now)
+        else:
+            ended = end_session(after, after.meter.mark(), silence(after), now)
         after = after._replace(session=None)
         events.append(Event("OFFLINE", now.wall, iface, after, ended=ended))
     elif after.session is not None and address(after.endpoint) != address(before.endpoint):
@@ -677,13 +708,14 @@ def follow(
     )
     if before is not None and after == before:
         after = before  # keeps memory as it was
-    return settle(before, after, (peer.received, peer.transmitted), number, now, settings)
+    return settle(before, after, peer.before, number, now, settings)
 
 
 def decide_interfaces(table: Table, reading: Reading, now: Moment) -> Tuple[Dict[str, Interface], List[Event]]:
     """Interfaces that came and went. One of which nothing was seen keeps its state."""
     interfaces = dict(table.interfaces)
     unclear = "" in reading.spoiled
+    unknown = reading.unreadable | reading.spoiled.keys()
     events: List[Event] = []
     for name in sorted(reading.interfaces):
         before = interfaces.get(name)
@@ -693,11 +725,11 @@ def decide_interfaces(table: Table, reading: Reading, now: Moment) -> Tuple[Dict
         whole = not unclear and name not in reading.spoiled
         read = now.boot if whole else before.read if before is not None else NEVER
         interfaces[name] = Interface(True, read, now.wall)
-    for name in reading.unreadable:
+    for name in unknown - {""}:
         interfaces.setdefault(name, Interface(True, NEVER, now.wall))
     for name in sorted(interfaces):
         before = interfaces[name]
-        if before.up and not unclear and name not in reading.interfaces and name not in reading.unreadable:
+        if before.up and not unclear and name not in reading.interfaces and name not in unknown:
             interfaces[name] = before._replace(up=False)
             online = [known.session is not None for known in table.peers.values() if known.identity[0] == name]
             events.append(Event("IFDOWN", now.wall, name, peers=len(online), online=sum(online)))
@@ -708,8 +740,7 @@ def decide(table: Table, reading: Reading, now: Moment, settings: Settings) -> T
     """What a reading changes. Pure and total: the same arguments, the same answer, and no reading is refused."""
     interfaces, events = decide_interfaces(table, reading, now)
     down = {event.iface for event in events if event.kind == "IFDOWN"}
-    by_traffic = settings.liveness == "traffic" and not reading.same
-    ageing = now.boot >= table.due or by_traffic
+    ageing = now.boot >= table.due
     if not (down or ageing or reading.peers or reading.present is not None):
         return table._replace(interfaces=interfaces, last=now), events
     peers = dict(table.peers)
@@ -718,7 +749,7 @@ def decide(table: Table, reading: Reading, now: Moment, settings: Settings) -> T
 
     for known in [k for k in peers.values() if k.session is not None and k.identity[0] in down]:
         after = peers[known.identity] = known._replace(session=None)
-        ended = end_session(known, "interface-down", now)
+        ended = end_session(known, known.meter.mark(), "interface-down", now)
         events.append(Event("OFFLINE", now.wall, known.identity[0], after, ended=ended))
 
     if reading.present is not None:
@@ -727,7 +758,7 @@ def decide(table: Table, reading: Reading, now: Moment, settings: Settings) -> T
                 unseen.add(identity)  # its line may be one of the spoiled ones
                 continue
             known = peers.pop(identity)
-            ended = end_session(known, "removed", now)
+            ended = end_session(known, known.meter.mark(), "removed", now)
             events.append(Event("REMOVED", now.wall, identity[0], known._replace(session=None), ended=ended))
 
     for peer in reading.peers:
@@ -744,18 +775,13 @@ def decide(table: Table, reading: Reading, now: Moment, settings: Settings) -> T
 
     if ageing:
         due = float("inf")
-        for known in list(peers.values()):
-            if known.session is None and not by_traffic:
-                continue
+        for known in [k for k in peers.values() if k.session is not None]:
             old_at = last_sign(known.made, known.meter.heard, settings) + settings.threshold
             seen = known.identity[0] in reading.interfaces and known.identity not in unseen
-            if seen and (known.session is None) == (now.boot < old_at):
-                totals = (known.meter.received, known.meter.transmitted)
-                known, happened = settle(known, known, totals, sessions + 1, now, settings)
+            if seen and now.boot >= old_at:
+                peers[known.identity], happened = settle(known, known, known.meter.mark(), 0, now, settings)
                 events += happened
-                peers[known.identity] = known
-            if known.session is not None:
-                sessions = max(sessions, known.session.number)
+            else:
                 due = min(due, old_at)
 
     online = table.online + sum(e.kind == "ONLINE" for e in events) - sum(e.ended is not None for e in events)
@@ -803,7 +829,7 @@ def troubles_in(reading: Reading, table: Table, settings: Settings) -> List[Trou
                 "%severy line of wg can be understood again" % whose,
             )
         )
-    for name in sorted(settings.interface - reading.interfaces - reading.unreadable):
+    for name in sorted(settings.interface - reading.interfaces - reading.unreadable - reading.spoiled.keys()):
         before = table.interfaces.get(name)
         # One that goes while it is watched is an event, and no trouble.
         if "" not in reading.spoiled and (before is None or table.last is None and not before.up):
@@ -1140,9 +1166,13 @@ class Trail:
 
     def mend(self) -> None:
         """A last line that somebody left unfinished must not swallow the next one."""
-        size = os.fstat(self.descriptor).st_size
-        if size and os.pread(self.descriptor, 1, size - 1) != b"\n":
-            os.write(self.descriptor, b"\n")
+        try:
+            size = os.fstat(self.descriptor).st_size
+            if size and not self.cut and os.pread(self.descriptor, 1, size - 1) != b"\n":
+                os.write(self.descriptor, b"\n")
+        except OSError:
+            self.close()
+            raise
 
     def write(self, lines: Sequence[bytes]) -> Tuple[int, Optional[OSError]]:
         """Write lines where `position` said; how many are in the file whole, and what stopped the others."""
@@ -1164,6 +1194,21 @@ class Trail:
         self.cut = written
         return whole, error
 
+    def resume(self, descriptor: int, size: int, lines: Sequence[bytes]) -> int:
+        """After a crash: how many of `lines`, in order, stand in the file `descriptor` from `size` on. One that was
+        cut short there is the next to be written, and finished in that file whatever its name is now."""
+        end = os.fstat(descriptor).st_size
+        found = os.pread(descriptor, end - size, size).split(b"\n")
+        torn = found.pop()
+        struck = 0
+        for line in found:
+            struck += struck < len(lines) and lines[struck] == line + b"\n"
+        if torn and struck < len(lines) and lines[struck].startswith(torn):
+            self.close()
+            self.descriptor, self.cut = os.dup(descriptor), len(torn)
+            os.set_inheritable(self.descriptor, False)
+        return struck
+
     def reopen(self) -> None:
         """Look for the file anew at the next line. An unfinished line is finished first."""
         if not self.cut:
@@ -1175,33 +1220,23 @@ class Trail:
         self.descriptor, self.cut = -1, 0
 
 
-def find_inode(directory: str, position: Position) -> str:
-    """The path of a file by its number, since rotated files have many naming schemes; "" where it is gone."""
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            status = entry.stat(follow_symlinks=False)
-            if (status.st_dev, status.st_ino) == position[:2] and stat.S_ISREG(status.st_mode):
-                return entry.path
-    return ""
-
-
-def resume(path: str, size: int, lines: Sequence[bytes]) -> int:
-    """After a crash: how many of `lines`, in order, stand in a file from `size` on. A last one that was cut short
-    is finished there."""
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "r+b", buffering=0) as file:
-        end = os.fstat(descriptor).st_size
-        found = os.pread(descriptor, max(0, end - size), size).split(b"\n")
-        torn = found.pop()
-        struck = 0
-        for line in found:
-            if struck < len(lines) and lines[struck] == line + b"\n":
-                struck += 1
-        if torn and struck < len(lines) and lines[struck].startswith(torn):
-            file.write(lines[struck][len(torn) :])
-            struck += 1
-        os.fsync(descriptor)
-    return struck
+def find_inode(directory: str, position: Position) -> int:
+    """A descriptor of a file by its number, since rotated files have many naming schemes; -1 where it is gone, or its
+    number was given to a younger file."""
+    for name in os.listdir(directory):
+        path = directory + "/" + name
+        try:
+            if os.lstat(path).st_ino != position.inode:
+                continue
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # logrotate is at work
+        status = os.fstat(descriptor)
+        same = (status.st_dev, status.st_ino) == position[:2] and status.st_size >= position.size
+        if same and stat.S_ISREG(status.st_mode):
+            return descriptor
+        os.close(descriptor)
+    return -1
 
 
 # --- Effects: the store -------------------------------------------------------------------------------------------
@@ -1235,6 +1270,7 @@ MIGRATIONS = (
         endpoint TEXT, allowed_ips TEXT, handshake INTEGER, online INTEGER, was TEXT, session INTEGER,
         hook INTEGER NOT NULL, line BLOB NOT NULL);
     CREATE INDEX events_due ON events (seq) WHERE hook = 1;
+    CREATE INDEX events_by_time ON events (wall);
     """,
 )
 
@@ -1277,22 +1313,35 @@ class Store:
         self.position: Optional[Position] = None
         self.written = 0  # lines are written in order, so that one number marks every event that the trail has
         self.watched = Moment(0.0, 0.0)  # the last reading
-        self.complete = NEVER  # boot time when all peers were saved last
+        self.saved: Dict[Identity, Known] = {}  # the peers as they were when all were saved
+        self.complete = NEVER  # boot time of that
         self.boot_id = boot_id()
-        self.lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self.lock = -1
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self.lock)
-            raise Refusal("STATE_PATH: %s is in use by another monitor" % path, EXIT_FAILURE) from None
+            self.take_lock()
+        except OSError:
+            pass  # told when it is opened
         self.database: Optional["sqlite3.Connection"] = None
+
+    def take_lock(self) -> None:
+        if self.lock >= 0:
+            return
+        lock = os.open(self.path + ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise Refusal("STATE_PATH: %s is in use by another monitor" % self.path, EXIT_FAILURE) from None
+        self.lock = lock
 
     def open(self) -> None:
         """Open the database, make it or bring it to this version's schema."""
         import sqlite3
 
         self.close_database()
+        self.saved = {}
         with self.faults():
+            self.take_lock()
             self.database = sqlite3.connect(self.path, timeout=1.0, isolation_level=None)
             self.inode = os.stat(self.path).st_ino
             os.chmod(self.path, 0o600)
@@ -1388,10 +1437,13 @@ class Store:
             meter.heard, made = from_null(heard), from_null(made)
             session = sessions.get(open_)
             if rebooted is not None:
-                meter.heard = to_boot(heard_wall, rebooted)
-                made = to_boot(handshake or None, rebooted)
+                # The wall clock may be behind now (no clock chip), but distances in the past stay what they were.
+                latest = max(handshake, heard_wall or 0.0)
+                zero = rebooted.boot - max(0.0, rebooted.wall - latest) - latest
+                made = zero + handshake if handshake else NEVER
+                meter.heard = NEVER if heard_wall is None else zero + heard_wall
                 if session is not None:
-                    session = session._replace(began=to_boot(session.start, rebooted))
+                    session = session._replace(began=zero + session.start)
             peers[meter.identity] = Known(meter.identity, endpoint, ips, handshake, shown, made, session, meter)
         interfaces = {
             # A handshake that has moved is known to be younger than the peer's row, and all rows than `complete`.
@@ -1428,42 +1480,49 @@ class Store:
 
     def save(self, records: Sequence[Record], table: Table, now: Moment, every: bool, steady: float) -> None:
         """One transaction: lines with their events, what they changed, and where the trail will take them up.
-        `every`: all peers, not only those of the events."""
-        events = [r for r in records if r.event is not None]
-        touched = {r.event.peer.identity for r in events if r.event is not None and r.event.peer is not None}
-        kept = table.peers.values() if every else [table.peers[i] for i in touched if i in table.peers]
-        self.watched = table.last or self.watched
-        if every and table.last is not None:
-            self.complete = table.last.boot
+        `every`: all peers that have changed since they were saved, not only those of the events."""
+        events = [record.event for record in records if record.event is not None]
+        touched = {event.peer.identity for event in events if event.peer is not None}
+        changed = (
+            [known for i, known in table.peers.items() if self.saved.get(i) is not known]
+            if every
+            else [table.peers[i] for i in touched if i in table.peers]
+        )
+        online = [known for known in table.peers.values() if known.session is not None] if every else []
+        watched = table.last or self.watched
+        complete = table.last.boot if every and table.last is not None else self.complete
+        monitor = (self.boot_id, *watched, known_number(complete), steady, *self.position_row())
         with self.faults():
             self.check_place()
             self.transact(
                 [
                     ("INSERT INTO events VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", map(event_row, records)),
                     (
-                        "INSERT INTO sessions (number, interface, public_key, start, began, received_before,"
+                        "INSERT OR IGNORE INTO sessions (number, interface, public_key, start, began, received_before,"
                         " sent_before, endpoints, unwatched) VALUES (?,?,?,?,?,?,?,?,?)",
-                        begun_rows(events),
+                        session_rows(chain((event.peer for event in events), changed)),
                     ),
-                    ("UPDATE sessions SET endpoints = ? WHERE number = ?", roaming_rows(events)),
                     (
-                        "UPDATE sessions SET last_seen = ?, detected = ?, length = ?, received = ?, sent = ?, endpoints = ?,"
-                        " unwatched = ?, reason = ? WHERE number = ?",
+                        "UPDATE sessions SET endpoints = ?, unwatched = ? WHERE number = ?",
+                        ((k.session.endpoints, k.session.unwatched, k.session.number) for k in changed if k.session),
+                    ),
+                    (
+                        "UPDATE sessions SET last_seen = ?, detected = ?, length = ?, received = ?, sent = ?,"
+                        " endpoints = ?, unwatched = ?, reason = ? WHERE number = ?",
                         ended_rows(events),
                     ),
                     ("DELETE FROM peers WHERE interface = ? AND public_key = ?", touched - table.peers.keys()),
                     (
                         "INSERT OR REPLACE INTO peers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                        (peer_row(known, now) for known in kept),
+                        (peer_row(known, now) for known in chain(changed, online)),
                     ),
-                    ("UPDATE sessions SET unwatched = ? WHERE number = ?", unwatched_rows(table) if every else ()),
                     ("INSERT OR REPLACE INTO interfaces VALUES (?,?,?,?)", interface_rows(table)),
-                    (
-                        "INSERT OR REPLACE INTO monitor VALUES (1,?,?,?,?,?,?,?,?,?)",
-                        [(self.boot_id, *self.watched, known_number(self.complete), steady, *self.position_row())],
-                    ),
+                    ("INSERT OR REPLACE INTO monitor VALUES (1,?,?,?,?,?,?,?,?,?)", [monitor]),
                 ]
             )
+        self.watched, self.complete = watched, complete
+        if every:
+            self.saved = table.peers
 
     def position_row(self) -> Tuple[Any, ...]:
         if self.position is None:
@@ -1495,9 +1554,9 @@ class Store:
             self.transact(
                 [
                     (
-                        "DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE seq <= ? ORDER BY seq LIMIT ?)"
-                        " AND wall < ? AND hook <> 1",
-                        [(self.written, PRUNE_ROWS, before)],
+                        "DELETE FROM events WHERE seq IN (SELECT seq FROM events"
+                        " WHERE wall < ? AND seq <= ? AND hook <> 1 ORDER BY wall LIMIT ?)",
+                        [(before, self.written, PRUNE_ROWS)],
                     ),
                     (
                         "DELETE FROM sessions WHERE number IN (SELECT number FROM sessions WHERE detected < ? LIMIT ?)",
@@ -1535,7 +1594,8 @@ class Store:
 
     def close(self) -> None:
         self.close_database()
-        os.close(self.lock)
+        if self.lock >= 0:
+            os.close(self.lock)
 
 
 class StoreFaults:
@@ -1557,10 +1617,6 @@ class StoreFaults:
             raise StoreFault(reason_of(error)) from error
         if isinstance(error, (sqlite3.DatabaseError, ValueError, TypeError)):
             raise StoreFault(reason_of(error), damaged=True) from error
-
-
-def to_boot(wall: Optional[float], now: Moment) -> float:
-    return NEVER if wall is None else now.boot - max(0.0, now.wall - wall)
 
 
 def event_row(record: Record) -> Tuple[Any, ...]:
@@ -1587,42 +1643,19 @@ def event_row(record: Record) -> Tuple[Any, ...]:
     )
 
 
-def begun_rows(records: Iterable[Record]) -> Iterator[Tuple[Any, ...]]:
-    for record in records:
-        peer = record.event.peer if record.event else None
-        if record.kind == "ONLINE" and peer is not None and peer.session is not None:
+def session_rows(peers: Iterable[Optional[Known]]) -> Iterator[Tuple[Any, ...]]:
+    for peer in peers:
+        if peer is not None and peer.session is not None:
             s = peer.session
             yield (s.number, *peer.identity, s.start, s.began, s.received, s.transmitted, s.endpoints, s.unwatched)
 
 
-def roaming_rows(records: Iterable[Record]) -> Iterator[Tuple[Any, ...]]:
-    for record in records:
-        peer = record.event.peer if record.event else None
-        if record.kind == "ROAMING" and peer is not None and peer.session is not None:
-            yield peer.session.endpoints, peer.session.number
-
-
-def ended_rows(records: Iterable[Record]) -> Iterator[Tuple[Any, ...]]:
-    for record in records:
-        e = record.event.ended if record.event else None
+def ended_rows(events: Iterable[Event]) -> Iterator[Tuple[Any, ...]]:
+    for event in events:
+        e = event.ended
         if e is not None:
-            yield (
-                e.last_seen,
-                record.wall,
-                e.length,
-                e.received,
-                e.transmitted,
-                e.endpoints,
-                e.unwatched,
-                e.reason,
-                e.number,
-            )
-
-
-def unwatched_rows(table: Table) -> Iterator[Tuple[Any, ...]]:
-    for known in table.peers.values():
-        if known.session is not None and known.session.unwatched:
-            yield known.session.unwatched, known.session.number
+            figures = (e.last_seen, event.wall, e.length, e.received, e.transmitted)
+            yield (*figures, e.endpoints, e.unwatched, e.reason, e.number)
 
 
 def peer_row(known: Known, now: Moment) -> Tuple[Any, ...]:
@@ -1663,34 +1696,41 @@ class Outbox:
         self.seq = 0  # of the last line
         self.saved = 0
         self.written = 0
-        self.dropped = 0
+        self.limit = 0  # only what the store has been offered goes to the trail
+        self.lost_to_store = self.lost_to_trail = 0
 
     def put(self, record: Record) -> None:
         self.lines.append(record)
         if len(self.lines) > BACKLOG_MAX:
-            oldest = self.lines.popleft()
-            self.dropped += oldest.seq > self.saved
+            first = self.lines[0].seq > self.written and self.trail is not None and self.trail.cut > 0
+            oldest = self.lines[first]  # a line that is in the trail by half stays
+            del self.lines[first]
+            if oldest.seq > self.saved or self.store is None:
+                self.lost_to_store += 1
+                self.lost_to_trail += oldest.seq > self.written
 
     def unsaved(self) -> List[Record]:
         return [record for record in self.lines if record.seq > self.saved]
 
     def tidy(self) -> None:
-        done = min(self.saved if self.store else self.seq, self.written if self.trail else self.seq)
+        done = min(self.saved, self.written) if self.store else self.written
         while self.lines and self.lines[0].seq <= done:
             self.lines.popleft()
 
     def save(self, table: Table, now: Moment, every: bool, steady: float) -> None:
         """To the store, together with where the trail stands. Errors: StoreFault."""
+        self.limit = self.seq
+        if self.trail is None:
+            self.written = self.seq  # another monitor's
         if self.store is None:
             return
         try:
             self.store.position = self.trail.position() if self.trail else None
         except OSError:
             pass  # where it stood before; `write` reports it
-        if self.trail is not None:
-            self.store.written = self.written
+        self.store.written = self.written
         self.store.save(self.unsaved(), table, now, every, steady)
-        self.saved = self.seq
+        self.saved = self.limit
         self.tidy()
 
     def batch(self) -> List[Tuple[int, bytes]]:
@@ -1701,7 +1741,7 @@ class Outbox:
             if older:
                 return older
             self.written = first - 1
-        ahead = (record for record in self.lines if record.seq > self.written)
+        ahead = (record for record in self.lines if self.written < record.seq <= self.limit)
         return [(record.seq, record.line) for record in islice(ahead, 10_000)]
 
     def write(self) -> None:
@@ -1743,10 +1783,13 @@ class Outbox:
         if not pending:
             return ""
         try:
-            path = find_inode(os.path.dirname(self.trail.path), store.position)
-            if not path:
+            descriptor = find_inode(os.path.dirname(self.trail.path), store.position)
+            if descriptor < 0:
                 return "%s may stand twice: the file that the trail was is gone" % counted(len(pending), "line")
-            struck = resume(path, store.position.size, [line for _, line in pending])
+            try:
+                struck = self.trail.resume(descriptor, store.position.size, [line for _, line in pending])
+            finally:
+                os.close(descriptor)
         except OSError as error:
             return "%s may stand twice: %s" % (counted(len(pending), "line"), reason_of(error))
         if struck:
@@ -2062,8 +2105,12 @@ class Monitor:
     def flush(self, every: bool = False) -> None:
         """Everything that was told in this turn: to the store, the trail, the console and the hook, in this order."""
         if self.fresh or every or self.outbox.lines:
-            self.save(every)
-            self.write()
+            for _ in range(4):  # what is told on the way goes the same way
+                told = self.outbox.seq
+                self.save(every)
+                self.write()
+                if told == self.outbox.seq:
+                    break
         records, self.fresh = self.fresh, []
         for record in records:
             self.console.write(record.level, record.line, self.settings.log_format == "text")
@@ -2071,11 +2118,9 @@ class Monitor:
                 self.hooks.add(record.job)
 
     def save(self, every: bool) -> None:
-        if self.store is None:
-            return
         now = moment()
         try:
-            if "store" in self.troubles:
+            if self.store is not None and "store" in self.troubles:
                 self.store.open()
                 if not self.loaded:  # what it remembers was not there when it was asked for
                     self.store.end_unwatched((), now)
@@ -2083,21 +2128,34 @@ class Monitor:
                 every = True
             self.outbox.save(self.table, now, every, self.steady)
         except StoreFault as fault:
-            self.counts["write failures"] += 1
-            self.begin(store_trouble(self.store.path, fault))
-            if fault.damaged:
-                self.replace_store()
+            self.store_fault(fault)
             return
-        self.end("store")
+        if "store" in self.troubles:
+            self.end("store")
+            self.tell_loss("The store lacks %s", self.outbox.lost_to_store)
+            self.outbox.lost_to_store = 0
 
-    def replace_store(self) -> None:
-        """A damaged store is kept beside a new one."""
+    def store_fault(self, fault: StoreFault) -> None:
         assert self.store is not None
-        try:
-            self.note("WARN", "The damaged store is kept as %s" % self.store.move_aside())
-            self.store.open()
-        except (OSError, StoreFault):
-            pass  # the trouble goes on, and so do the attempts
+        aside = ""
+        if fault.damaged:
+            try:
+                aside = self.store.move_aside()
+            except OSError:
+                pass  # the trouble goes on, and so do the attempts
+        self.tell_store_fault(self.store, fault, aside)
+
+    def tell_store_fault(self, store: Store, fault: StoreFault, aside: str) -> None:
+        self.counts["write failures"] += 1
+        path = printable(store.path)
+        begins = "%s cannot be used: %s; what happens is kept in memory" % (path, fault)
+        self.begin(Trouble("store", begins, "%s can be used again" % path))
+        if aside:
+            self.note("WARN", "The damaged store is kept as %s" % printable(aside))
+
+    def tell_loss(self, sentence: str, lines: int) -> None:
+        if lines:
+            self.note("WARN", sentence % counted(lines, "line") + ", which memory had no room for")
 
     def write(self) -> None:
         if self.trail is None:
@@ -2105,8 +2163,7 @@ class Monitor:
         try:
             self.outbox.write()
         except StoreFault as fault:
-            if self.store is not None:
-                self.begin(store_trouble(self.store.path, fault))
+            self.store_fault(fault)
         except OSError as error:
             self.counts["write failures"] += 1
             self.trail.reopen()
@@ -2121,16 +2178,13 @@ class Monitor:
             return
         if "trail" in self.troubles:
             self.end("trail")
-            if self.outbox.dropped:
-                self.note("WARN", "%s had to be dropped meanwhile" % counted(self.outbox.dropped, "line"))
-                self.outbox.dropped = 0
-            self.write()
+            self.tell_loss("The trail lacks %s", self.outbox.lost_to_trail)
+            self.outbox.lost_to_trail = 0
 
     # What is done
 
     def run(self) -> int:
         self.open()
-        self.mend_trail()
         self.note("START", started_text(self.settings))
         if self.settings.liveness == "handshake" and self.settings.threshold <= REKEY_AFTER_TIME_S:
             self.note(
@@ -2149,60 +2203,70 @@ class Monitor:
 
     def open(self) -> None:
         """Take up the store and the trail where the run before left them."""
+        if self.store is not None:
+            self.take_up(self.store)
         if self.trail is None:
             self.note("WARN", "%s is written by another monitor: reporting here only" % self.settings.log_path)
-        if self.store is None:
-            return
-        now = moment()
-        try:
+        elif self.trail.descriptor >= 0:
             try:
-                loaded = self.load(self.store, now)
-            except StoreFault as fault:
-                if not fault.damaged:
-                    raise
-                self.begin(store_trouble(self.store.path, fault))
-                self.replace_store()
-                loaded = self.load(self.store, now)
-                self.end("store")
-        except StoreFault as fault:
-            self.begin(store_trouble(self.store.path, fault))
+                self.trail.mend()  # not before: what a crash cut short is finished first
+            except OSError:
+                pass  # told and tried again at the first line
+
+    def take_up(self, store: Store) -> None:
+        """What the run before left. Nothing is told before it is known which number the next line has."""
+        now = moment()
+        fault: Optional[StoreFault] = None
+        loaded, aside = self.load(store, now), ""
+        if isinstance(loaded, StoreFault):
+            fault = loaded
+            if fault.damaged:
+                try:
+                    aside = store.move_aside()
+                    loaded = self.load(store, now)
+                except OSError:
+                    pass
+        if isinstance(loaded, StoreFault):
             # Numbers that no earlier run can have reached: the store may come back, and keeps what it has.
             self.number_from(int(now.wall))
             self.table = self.table._replace(sessions=int(now.wall))
+            self.tell_store_fault(store, loaded, aside)
             return
         self.loaded = True
         self.table, self.watched, self.same_boot = loaded.table, loaded.watched, loaded.same_boot
         away = now.wall - self.watched.wall if self.watched else 0.0
         self.steady = loaded.steady if self.same_boot or 0 <= away <= 7 * DAY_S else 0.0
         self.number_from(loaded.seq)
-        self.outbox.written = self.store.written
-        for job in loaded.jobs:
-            self.hooks.add(job)
+        self.outbox.written = store.written
+        if fault is not None:
+            self.tell_store_fault(store, fault, aside)
+            self.end("store")
         warning = self.outbox.recover()
         if warning:
             self.note("WARN", warning)
+        self.take_up_hooks(loaded.jobs)
 
-    def load(self, store: Store, now: Moment) -> Loaded:
-        store.open()
-        loaded = store.load(self.settings, now)
-        if self.settings.interface:
-            store.end_unwatched(self.settings.interface, now)
-        return loaded
+    def load(self, store: Store, now: Moment) -> Union[Loaded, StoreFault]:
+        try:
+            store.open()
+            loaded = store.load(self.settings, now)
+            if self.settings.interface:
+                store.end_unwatched(self.settings.interface, now)
+            return loaded
+        except StoreFault as fault:
+            return fault
+
+    def take_up_hooks(self, jobs: Sequence[Job]) -> None:
+        """The hook runs that the run before left."""
+        if self.settings.on_change_script:
+            for job in jobs:
+                self.hooks.add(job)
+        elif jobs:
+            self.hooks.marks.update((job.seq, HOOK_DROPPED) for job in jobs)
+            self.note("WARN", "%s dropped: ON_CHANGE_SCRIPT is not set any more" % counted(len(jobs), "hook run"))
 
     def number_from(self, seq: int) -> None:
-        """Lines that were told before the store could be asked come after all that it has."""
-        told = [record._replace(seq=record.seq + seq) for record in self.outbox.lines]
-        self.outbox.lines, self.fresh = deque(told), list(told)
-        self.outbox.seq += seq
-        self.outbox.saved = self.outbox.written = seq
-
-    def mend_trail(self) -> None:
-        """Only after `open`: what a crash cut short is finished there first."""
-        if self.trail is not None and self.trail.descriptor >= 0:
-            try:
-                self.trail.mend()
-            except OSError:
-                self.trail.close()  # told and tried again at the first line
+        self.outbox.seq = self.outbox.saved = self.outbox.written = self.outbox.limit = seq
 
     def turn(self) -> None:
         """Sleep until there is something to do, and do it."""
@@ -2274,8 +2338,7 @@ class Monitor:
         self.end("reading")
         if self.watched is not None:
             self.tell_unwatched(self.watched, now)
-        wanted = self.settings.interface
-        reading, self.memo = parse(output, complaints, self.memo, self.table.peers, wanted, now.boot)
+        reading, self.memo = parse(output, complaints, self.memo, self.table.peers, self.settings, now.boot)
         troubles = troubles_in(reading, self.table, self.settings)
         self.table, events = decide(self.table, reading, now, self.settings)
         self.counts["skipped"] += sum(reading.spoiled.values())
@@ -2358,7 +2421,7 @@ class Monitor:
                 self.store.forget(names)
             self.store.prune(now.wall - self.settings.history_days * DAY_S)
         except StoreFault as fault:
-            self.begin(store_trouble(self.store.path, fault))
+            self.store_fault(fault)
 
     def look_after_hooks(self) -> None:
         for run in self.hooks.reap():
@@ -2391,7 +2454,7 @@ class Monitor:
                 for seq in marks:
                     del self.hooks.marks[seq]
             except StoreFault as fault:
-                self.begin(store_trouble(self.store.path, fault))
+                self.store_fault(fault)
 
     def reload(self) -> None:
         """SIGHUP: the trail is opened anew."""
@@ -2458,14 +2521,6 @@ class Monitor:
             self.store.close()
         if self.trail is not None:
             self.trail.close()
-
-
-def store_trouble(path: str, fault: StoreFault) -> Trouble:
-    return Trouble(
-        "store",
-        "%s cannot be used: %s; what happens is kept in memory" % (printable(path), fault),
-        "%s can be used again" % printable(path),
-    )
 
 
 # --- The command line ---------------------------------------------------------------------------------------------
