@@ -788,6 +788,23 @@ def decide(table: Table, reading: Reading, now: Moment, settings: Settings) -> T
     return Table(peers, interfaces, now, due, sessions, online), events
 
 
+def span(table: Table, events: List[Event], last: int, watched: Moment, gap: float) -> Tuple[Table, List[Event]]:
+    """Mark the sessions that span a `gap` in which nobody watched, after the reading at `watched`: those up to
+    number `last` that go on, or had a sign of life in it."""
+    peers = dict(table.peers)
+    for identity, known in table.peers.items():
+        if known.session is not None and known.session.number <= last:
+            session = known.session._replace(unwatched=known.session.unwatched + gap)
+            peers[identity] = known._replace(session=session)
+    spanned = []
+    for event in events:
+        ended = event.ended
+        if ended is not None and ended.number <= last and ended.last_seen > watched.wall:
+            event = event._replace(ended=ended._replace(unwatched=ended.unwatched + gap))
+        spanned.append(event)
+    return table._replace(peers=peers), spanned
+
+
 def forget(table: Table, now: Moment, history_days: int) -> Tuple[Table, List[str]]:
     """The table without the interfaces that have been gone for so long, and their names."""
     names = [n for n, i in table.interfaces.items() if not i.up and now.wall - i.wall > history_days * DAY_S]
@@ -1898,6 +1915,7 @@ class HookRunner:
         self.waiting: Deque[Job] = deque()
         self.running: Dict[Identity, Run] = {}
         self.marks: Dict[int, int] = {}  # what the store has to be told
+        self.unfit = ""  # why none can be run
         self.dropped = 0
 
     def add(self, job: Job) -> None:
@@ -1914,22 +1932,22 @@ class HookRunner:
         return None
 
     def start(self) -> Iterator[str]:
-        """Fill the free places; why one could not be started."""
+        """Fill the free places; why one could not be started ("" where the hook is unfit for all)."""
         while len(self.running) < HOOKS_AT_ONCE:
             job = self.next_job()
             if job is None:
                 return
-            why = judge_script(self.path)
-            if not why:
-                try:
+            why = judge_script(self.path)  # right before the run
+            try:
+                if not why:
                     run = Run(job, self.path, self.timeout_s)
                     self.running[(job.iface, job.key)] = run
                     self.selector.register(run.reader, selectors.EVENT_READ, run)
                     continue
-                except OSError as error:
-                    why = reason_of(error)
+            except OSError as error:
+                why = reason_of(error)
             self.marks[job.seq] = HOOK_DONE
-            yield "Hook for %s [%s] could not be run: %s" % (job.kind, job.iface, why)
+            yield "" if why == self.unfit else "Hook for %s [%s] could not be run: %s" % (job.kind, job.iface, why)
 
     def hear(self, run: Run) -> None:
         if not run.read():
@@ -2277,7 +2295,6 @@ class Monitor:
         self.stopping = bool(signals & {signal.SIGTERM, signal.SIGINT})
         if signal.SIGHUP in signals:
             self.reload()
-        self.look_after_hooks()
         if self.probe is not None:
             self.look_after_probe(self.probe)
         now = time.monotonic()
@@ -2290,6 +2307,11 @@ class Monitor:
         if self.notifier.watchdog_s and now - self.fed >= self.notifier.watchdog_s / 4:
             self.fed = now
             self.notifier.tell("WATCHDOG=1")
+        self.reap_hooks()
+        if self.fresh:
+            self.flush()  # events come before their hooks
+        if not self.stopping:
+            self.start_hooks()
         if self.fresh:
             self.flush()
         self.mark_hooks()
@@ -2337,10 +2359,15 @@ class Monitor:
         self.look_at_clocks(now)
         self.end("reading")
         if self.watched is not None:
-            self.tell_unwatched(self.watched, now)
+            self.note("WARN", "Not watching from %s to %s" % (stamp(self.watched.wall), stamp(now.wall)))
+        before = self.table.sessions
         reading, self.memo = parse(output, complaints, self.memo, self.table.peers, self.settings, now.boot)
         troubles = troubles_in(reading, self.table, self.settings)
         self.table, events = decide(self.table, reading, now, self.settings)
+        if self.watched is not None:
+            gap = now.boot - self.watched.boot if self.same_boot else max(0.0, now.wall - self.watched.wall)
+            self.table, events = span(self.table, events, before, self.watched, gap)
+            self.watched = None
         self.counts["skipped"] += sum(reading.spoiled.values())
         self.compare_troubles(troubles, reading.interfaces)
         self.counts["events"] += len(events)
@@ -2395,18 +2422,6 @@ class Monitor:
                 self.note("WARN", "Local time is now UTC%s, it was UTC%s" % (new, old))
         self.clock = now
 
-    def tell_unwatched(self, watched: Moment, now: Moment) -> None:
-        """The gap between the run before and this one, to the trail and to the sessions that span it."""
-        self.watched = None
-        self.note("WARN", "Not watching from %s to %s" % (stamp(watched.wall), stamp(now.wall)))
-        gap = now.boot - watched.boot if self.same_boot else max(0.0, now.wall - watched.wall)
-        peers = dict(self.table.peers)
-        for identity, known in self.table.peers.items():
-            if known.session is not None:
-                session = known.session._replace(unwatched=known.session.unwatched + gap)
-                peers[identity] = known._replace(session=session)
-        self.table = self.table._replace(peers=peers)
-
     def tidy_history(self) -> None:
         if self.steady < STEADY_S:
             return
@@ -2423,7 +2438,7 @@ class Monitor:
         except StoreFault as fault:
             self.store_fault(fault)
 
-    def look_after_hooks(self) -> None:
+    def reap_hooks(self) -> None:
         for run in self.hooks.reap():
             self.counts["hooks"] += 1
             if run.process.returncode or run.overdue:
@@ -2431,16 +2446,26 @@ class Monitor:
                 self.note("WARN", run.words())
             else:
                 self.debug(run.words())
-        if not self.stopping:
-            for words in self.hooks.start():
-                self.counts["hook failures"] += 1
+
+    def start_hooks(self) -> None:
+        if not self.hooks.waiting:
+            return
+        self.hooks.unfit = judge_script(self.hooks.path)
+        if self.hooks.unfit:
+            path = printable(self.hooks.path)
+            begins = "The hook %s is not run: %s" % (path, self.hooks.unfit)
+            self.begin(Trouble("unfit", begins, "The hook %s is run again" % path))
+        else:
+            self.end("unfit")
+        for words in self.hooks.start():
+            self.counts["hook failures"] += 1
+            if words:
                 self.note("WARN", words)
         if self.hooks.dropped:
-            self.begin(
-                Trouble("hooks", "More than %d hook runs are waiting: the oldest are dropped" % HOOKS_WAITING_MAX, "")
-            )
-        if "hooks" in self.troubles and not self.hooks.waiting:
-            self.end("hooks")
+            begins = "More than %d hook runs are waiting: the oldest are dropped" % HOOKS_WAITING_MAX
+            self.begin(Trouble("crowd", begins, ""))
+        if "crowd" in self.troubles and not self.hooks.waiting:
+            self.end("crowd")
             self.note("WARN", "%s dropped in all; none is waiting now" % counted(self.hooks.dropped, "hook run"))
             self.hooks.dropped = 0
 
@@ -2503,7 +2528,7 @@ class Monitor:
                 if key.data is not None:
                     self.hooks.hear(key.data)
             self.wakeup.signals()
-            self.look_after_hooks()
+            self.reap_hooks()
         left = len(self.hooks.running) + len(self.hooks.waiting)
         self.hooks.kill()
         if left:
