@@ -1,0 +1,672 @@
+#!/usr/bin/env python3
+"""What a reading costs, beside what the run of `wg show all dump` costs that it is made of.
+
+    sudo python3 tests/bench.py                      a table, in about five minutes
+    sudo python3 tests/bench.py --sizes 10000 --loads busy,storm --json figures.json
+
+The daemon runs as it is installed (from its compiled module, with a store and a text trail) in a mount namespace of
+its own, where the real `wg` sees one userspace device: a process of its own that serves prepared answers. Nothing is
+patched: readings come at `--interval 1`, or 2 for the large sizes, so that each starts as cold as in real life.
+
+    quiet        nothing changes between two readings
+    tenth        one peer in ten moves bytes
+    busy         every peer moves bytes
+    handshakes   every peer moves bytes, one in four shakes hands anew, as at an interval of 30 s
+    storm        every peer changes its state in one reading
+    hooks        a storm, with a hook that takes a second
+
+Own CPU is the kernel's clock of the daemon's process: all its threads, none of its children. `wg`'s is what the
+kernel says of a run of the same command that the benchmark makes between two readings, on the same answer.
+"""
+
+import argparse
+import ast
+import json
+import multiprocessing
+import os
+import platform
+import py_compile
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from statistics import mean, median
+from typing import Any, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
+
+from device import Device, answer, peer
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+MODULE = os.path.join(os.path.dirname(HERE), "wg_monitor.py")
+SOCKETS = "/run/wireguard"
+WG = shutil.which("wg", path="/usr/bin:/usr/sbin:/bin:/sbin") or ""
+WG_COMMAND = [WG, "show", "all", "dump"]
+SIZES = (10, 1_000, 10_000, 50_000)
+STEADY_LOADS = ("quiet", "tenth", "busy", "handshakes")
+LOADS = (*STEADY_LOADS, "storm", "hooks")
+MIB = 1 << 20
+PATIENCE_S = 60
+# A year: nobody goes offline by ageing while the bytes are counted.
+CALM_THRESHOLD_S = 31_536_000
+LONG_AGO = 1_000_000  # January 1970
+
+# Own CPU over that of wg, at most. Beyond the last size, that one's.
+BARS = {
+    10: {"quiet": 0.5, "tenth": 0.5, "busy": 0.5},
+    1_000: {"quiet": 0.30, "tenth": 0.40, "busy": 0.60},
+    10_000: {"quiet": 0.12, "tenth": 0.30, "busy": 0.50},
+    50_000: {"quiet": 0.12, "tenth": 0.30, "busy": 0.50},
+    100_000: {"quiet": 0.12, "tenth": 0.30, "busy": 0.50},
+}
+STORM_BAR_S = 0.5  # at 10,000 peers
+FIXED_BAR = 4 * MIB  # at 10 peers, over a bare interpreter with the same imports
+RESIDENT_BAR, PEAK_BAR = 1024, 2048  # bytes a peer beyond that
+STORE_BAR = 4 * MIB
+HELP_BAR, READY_BAR = 2.0, 1.5
+
+
+def die(message: str) -> NoReturn:
+    print("bench: " + message, file=sys.stderr)
+    sys.exit(1)
+
+
+# --- The device ---------------------------------------------------------------------------------------------------
+
+
+class Crowd:
+    """Many peers, and the text that the device answers of them. Only what changes is written anew."""
+
+    def __init__(self, count: int) -> None:
+        started = int(time.time())
+        whole = answer([peer(number, started) for number in range(count)]).decode()
+        head, *texts = whole.split("public_key=")
+        texts[-1], self.tail = texts[-1].split("errno=")
+        self.head = head
+        self.before = ["public_key=" + text.partition("last_handshake_time_sec=")[0] for text in texts]
+        self.after = [text[text.index("persistent_keepalive") :] for text in texts]
+        self.handshakes = [started] * count
+        self.rx = [1_000_000 + number for number in range(count)]
+        self.texts = [""] * count
+        self.turn = 0
+        self.render(range(count))
+
+    def render(self, numbers: Sequence[int]) -> None:
+        for i in numbers:
+            self.texts[i] = (
+                "%slast_handshake_time_sec=%d\nlast_handshake_time_nsec=0\ntx_bytes=%d\nrx_bytes=%d\n%s"
+                % (self.before[i], self.handshakes[i], 2 * self.rx[i], self.rx[i], self.after[i])
+            )
+
+    def step(self, load: str) -> None:
+        """The next moment under that load."""
+        count = len(self.texts)
+        self.turn += 1
+        moving = {"quiet": range(0), "tenth": range(self.turn % 10, count, 10)}.get(load, range(count))
+        if load in ("online", "offline"):
+            self.handshakes = [int(time.time()) if load == "online" else LONG_AGO] * count
+        elif load == "handshakes":
+            for i in range(self.turn % 4, count, 4):
+                self.handshakes[i] = int(time.time())
+        for i in moving:
+            self.rx[i] += 1500
+        self.render(moving)
+
+    def text(self) -> bytes:
+        return (self.head + "".join(self.texts) + "errno=" + self.tail).encode()
+
+
+def serve(commands: Connection, directory: str, count: int) -> None:
+    """The device's process: one command, one answer; `wg` is served by a thread meanwhile."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    crowd = Crowd(count)
+    with Device(directory, "bench0") as device:
+        device.respond(crowd.text())
+        commands.send(0)
+        while True:
+            try:
+                load = commands.recv()
+            except EOFError:
+                return
+            if load != "quiet":
+                crowd.step(load)
+                device.respond(crowd.text())
+            commands.send(sum(crowd.rx))
+
+
+class Scene:
+    """The device, seen from here."""
+
+    def __init__(self, count: int) -> None:
+        fork = multiprocessing.get_context("fork")
+        self.commands, theirs = fork.Pipe()
+        self.process = fork.Process(target=serve, args=(theirs, SOCKETS, count), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.commands.recv()
+
+    def step(self, load: str) -> int:
+        """The next moment under that load; the bytes that all peers have received in all."""
+        self.commands.send(load)
+        return int(self.commands.recv())
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.join()
+        self.commands.close()
+        os.unlink(SOCKETS + "/bench0.sock")
+
+
+# --- The daemon ---------------------------------------------------------------------------------------------------
+
+
+class Memory(NamedTuple):
+    """Bytes, as the kernel counts them."""
+
+    resident: int
+    shared: int  # of it, memory that looks like a file
+    peak: int
+
+
+def memory_of(pid: object) -> Memory:
+    with open("/proc/%s/status" % pid) as file:
+        fields = dict(line.split(":", 1) for line in file)
+    kib = {name: int(fields[name].split()[0]) for name in ("VmRSS", "RssShmem", "VmHWM")}
+    return Memory(1024 * kib["VmRSS"], 1024 * kib["RssShmem"], 1024 * kib["VmHWM"])
+
+
+class Daemon:
+    """wg_monitor as a subprocess, watched from outside."""
+
+    def __init__(self, place: "Place", interval: int, threshold: int, store: bool = True, hook: str = "") -> None:
+        self.folder = tempfile.mkdtemp(prefix="daemon-", dir=place.folder)
+        self.trail = self.folder + "/trail.log"
+        self.state = self.folder + "/state.db" if store else ""
+        self.notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notices.bind(self.folder + "/notify")
+        self.notices.settimeout(PATIENCE_S)
+        self.console = open(self.folder + "/console", "wb")
+        command = [*place.command, "--log-path", self.trail, "--interval", str(interval), "--threshold", str(threshold)]
+        command += ["--state-path", self.state] if store else []
+        command += ["--on-change-script", hook, "--stats-interval", "1"] if hook else []
+        environment = {"NOTIFY_SOCKET": self.folder + "/notify", "PATH": os.defpath}
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(command, env=environment, stderr=self.console, stdin=subprocess.DEVNULL)
+
+    def notice(self) -> str:
+        """The next word to the service manager. Each reading ends with one."""
+        try:
+            return self.notices.recv(65536).decode()
+        except socket.timeout:
+            with open(self.console.name, errors="replace") as file:
+                die("no reading within %d s; the daemon says:\n%s" % (PATIENCE_S, file.read()[-2000:]))
+
+    def reading(self) -> None:
+        """Wait for the end of the next reading."""
+        status = self.notice()
+        if ";" in status:
+            die("the daemon reports trouble: " + status)
+
+    def ready(self) -> float:
+        """Seconds from the start to READY=1."""
+        notice = self.notice()
+        took = time.monotonic() - self.started
+        if "READY=1" not in notice:
+            die("not READY=1 but %r" % notice)
+        return took
+
+    def cpu(self) -> float:
+        """Seconds of CPU so far: the process's own clock, as clock_getcpuclockid(3) makes its number."""
+        return time.clock_gettime(~self.process.pid << 3 | 2)
+
+    def forget_peak(self) -> None:
+        with open("/proc/%d/clear_refs" % self.process.pid, "w") as file:
+            file.write("5")
+
+    def memory(self) -> Memory:
+        return memory_of(self.process.pid)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(PATIENCE_S)
+        self.notices.close()
+        self.console.close()
+
+    def received(self) -> int:
+        """What the store says that all peers have received. Only after the end."""
+        database = sqlite3.connect(self.state)
+        total = database.execute("SELECT sum(past_rx + rx) FROM peers").fetchone()[0]
+        database.close()
+        return int(total or 0)
+
+
+class Place:
+    """Where it all happens: a folder, and the module compiled into it."""
+
+    def __init__(self, module: str) -> None:
+        self.folder = tempfile.mkdtemp(prefix="wg-monitor-bench-", dir="/tmp")
+        shutil.copy(module, self.folder + "/wg_monitor.py")
+        py_compile.compile(self.folder + "/wg_monitor.py", doraise=True)
+        start = "import sys; sys.path.insert(0, %r); import wg_monitor; sys.exit(wg_monitor.main())" % self.folder
+        self.command = [sys.executable, "-I", "-c", start]
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+def run_for_cpu(command: Sequence[str]) -> Tuple[float, float]:
+    """CPU and wall-clock seconds of a command whose output goes nowhere but into memory."""
+    # A plain file in memory, as for the daemon: what writing costs is part of the run.
+    with tempfile.TemporaryFile(dir="/dev/shm") as output:
+        began = time.monotonic()
+        actions = [(os.POSIX_SPAWN_DUP2, output.fileno(), 1)] if hasattr(os, "posix_spawn") else []
+        if actions:
+            child = os.posix_spawn(command[0], list(command), {"PATH": os.defpath}, file_actions=actions)
+        else:
+            child = subprocess.Popen(command, stdout=output, env={"PATH": os.defpath}).pid
+        _, status, usage = os.wait4(child, 0)
+        took = time.monotonic() - began
+    if status:
+        die("%s fails" % " ".join(command))
+    return usage.ru_utime + usage.ru_stime, took
+
+
+# --- Measurements -------------------------------------------------------------------------------------------------
+
+Figures = Dict[str, Any]
+
+
+def baseline(module: str) -> int:
+    """Resident bytes of a bare interpreter that has imported what the daemon imports."""
+    with open(module) as file:
+        tree = ast.parse(file.read())
+    names = {"argparse", "sqlite3"}
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    code = "import %s; import sys; sys.stdout.write('.'); sys.stdout.flush(); sys.stdin.read()" % ", ".join(sorted(names))
+    with subprocess.Popen([sys.executable, "-I", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdin is not None
+        child.stdout.read(1)
+        resident = memory_of(child.pid).resident
+        child.stdin.close()
+    return resident
+
+
+def steady(daemon: Daemon, scene: Scene, load: str, readings: int) -> Figures:
+    """The cost of a reading under a load that goes on."""
+    own: List[float] = []
+    of_wg: List[float] = []
+    daemon.reading()
+    daemon.forget_peak()
+    for _ in range(readings):
+        before = daemon.cpu()
+        scene.step(load)
+        of_wg.append(run_for_cpu(WG_COMMAND)[0])
+        daemon.reading()
+        own.append(daemon.cpu() - before)
+    memory = daemon.memory()
+    return {
+        "readings": readings,
+        "own_ms": 1000 * median(own),
+        "own_mean_ms": 1000 * mean(own),
+        "wg_ms": 1000 * median(of_wg),
+        "wg_mean_ms": 1000 * mean(of_wg),
+        "ratio": median(own) / median(of_wg),
+        "resident": memory.resident,
+        "shared": memory.shared,
+        "peak": memory.peak,
+    }
+
+
+def child_of(pid: int) -> int:
+    with open("/proc/%d/task/%d/children" % (pid, pid)) as file:
+        return int(file.read().split()[0])
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def wait_for_answer(daemon: Daemon) -> float:
+    """The moment at which the daemon's next `wg` has ended, to half a millisecond."""
+    while True:
+        try:
+            child = child_of(daemon.process.pid)
+            break
+        except IndexError:
+            time.sleep(0.0005)
+    while not has_ended(child):
+        time.sleep(0.0005)
+    return time.monotonic()
+
+
+def storm(daemon: Daemon, scene: Scene, count: int, readings: int) -> Figures:
+    """Everybody changes state in one reading, back and forth."""
+    own: List[float] = []
+    in_trail: List[float] = []
+    over: List[float] = []
+    daemon.reading()
+    daemon.forget_peak()
+    daemon.notices.settimeout(0.0005)
+    for number in range(readings):
+        scene.step("online" if number % 2 else "offline")
+        before, size = daemon.cpu(), os.stat(daemon.trail).st_size
+        first, last = size, 0.0
+        answered = wait_for_answer(daemon)
+        while True:
+            now, grown = time.monotonic(), os.stat(daemon.trail).st_size
+            if grown != size:
+                size, last = grown, now
+            try:
+                daemon.notices.recv(65536)
+                break
+            except socket.timeout:
+                continue
+        over.append(time.monotonic() - answered)
+        in_trail.append(last - answered)
+        own.append(daemon.cpu() - before)
+        with open(daemon.trail, "rb") as file:
+            file.seek(first)
+            lines = file.read().count(b"\n")
+        if lines != count:
+            die("a storm of %d peers made %d lines" % (count, lines))
+    daemon.notices.settimeout(PATIENCE_S)
+    memory = daemon.memory()
+    return {
+        "readings": readings,
+        "own_ms": 1000 * median(own),
+        "in_trail_s": max(in_trail),
+        "reading_s": max(over),
+        "resident": memory.resident,
+        "shared": memory.shared,
+        "peak": memory.peak,
+    }
+
+
+def storm_with_hooks(place: Place, scene: Scene, interval: int, readings: int) -> Figures:
+    """Readings after a storm whose hooks take far longer than there is time."""
+    hook = place.folder + "/hook"
+    with open(hook, "w") as file:
+        file.write("#!/bin/sh\nexec sleep 1\n")
+    os.chmod(hook, 0o755)
+    scene.step("offline")
+    daemon = Daemon(place, interval, CALM_THRESHOLD_S, hook=hook)
+    daemon.ready()
+    before = daemon.cpu()
+    daemon.forget_peak()
+    gaps: List[float] = []
+    for number in range(readings):
+        scene.step(("online", "offline")[number % 2] if number < 4 else "quiet")
+        began = time.monotonic()
+        daemon.reading()
+        gaps.append(time.monotonic() - began)
+    own, memory = daemon.cpu() - before, daemon.memory()
+    daemon.stop()
+    with open(daemon.console.name, errors="replace") as text:
+        statistics = [line for line in text if "Statistics" in line][-1]
+    return {
+        "readings": readings,
+        "own_ms": 1000 * own / readings,
+        "late": int(statistics.partition(" late")[0].rpartition(" ")[2]),
+        "resident": memory.resident,
+        "shared": memory.shared,
+        "peak": memory.peak,
+    }
+
+
+def memory_without_store(place: Place, interval: int, readings: int) -> Memory:
+    daemon = Daemon(place, interval, CALM_THRESHOLD_S, store=False)
+    daemon.ready()
+    for _ in range(readings):
+        daemon.reading()
+    memory = daemon.memory()
+    daemon.stop()
+    return memory
+
+
+def measure(place: Place, count: int, loads: Sequence[str], readings: int) -> Iterator[Tuple[str, Figures]]:
+    """All loads at one size: (load, figures)."""
+    interval = 1 if count <= 10_000 else 2 if count <= 50_000 else 4
+    scene = Scene(count)
+    try:
+        calm = [load for load in loads if load in ("quiet", "tenth", "busy", "storm")]
+        if calm:
+            daemon = Daemon(place, interval, CALM_THRESHOLD_S)
+            ready = daemon.ready()
+            memory = daemon.memory()
+            yield "start", {"ready_s": ready, "resident": memory.resident, "shared": memory.shared, "peak": memory.peak}
+            for load in calm:
+                if load == "storm":
+                    yield load, storm(daemon, scene, count, 4)
+                else:
+                    yield load, steady(daemon, scene, load, readings)
+            daemon.reading()
+            total = scene.step("quiet")
+            daemon.stop()
+            if daemon.received() != total:
+                die("the daemon counted %d bytes, the device %d: the loads were not seen" % (daemon.received(), total))
+        if "handshakes" in loads:
+            # Sixteen is to four as a threshold of 180 s is to WireGuard's 120 s, roughly: somebody is always about to age.
+            daemon = Daemon(place, interval, 6 * interval)
+            scene.step("online")
+            daemon.ready()
+            yield "handshakes", steady(daemon, scene, "handshakes", readings)
+            daemon.stop()
+        if "hooks" in loads:
+            yield "hooks", storm_with_hooks(place, scene, interval, readings)
+        if "quiet" in loads:
+            memory = memory_without_store(place, interval, 3)
+            yield "no store", {"resident": memory.resident, "shared": memory.shared, "peak": memory.peak}
+    finally:
+        scene.close()
+
+
+def fastest(command: Sequence[str], times: int = 15) -> float:
+    """Wall-clock seconds: the least of many, since a machine's other work only ever adds."""
+    took = []
+    for _ in range(times):
+        began = time.monotonic()
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        took.append(time.monotonic() - began)
+    return min(took)
+
+
+def measure_start(place: Place, module: str) -> Figures:
+    python = [sys.executable, "-I"]
+    ready: Dict[str, float] = {}
+    scene = Scene(10)
+    try:
+        installed = place.command
+        for name, command in (("module", installed), ("script", [*python, module])):
+            took = []
+            for _ in range(10):
+                place.command = command
+                daemon = Daemon(place, 1, CALM_THRESHOLD_S)
+                took.append(daemon.ready())
+                daemon.stop()
+            ready[name] = min(took)
+        place.command = installed
+        reading = min(run_for_cpu(WG_COMMAND)[1] for _ in range(10))
+    finally:
+        scene.close()
+    return {
+        "argparse_s": fastest([*python, "-c", "import argparse"]),
+        "help_s": fastest([*place.command, "--help"]),
+        "help_script_s": fastest([*python, module, "--help"]),
+        "imports_s": fastest([*python, "-c", "import argparse, sqlite3, subprocess"]),
+        "wg_run_s": reading,
+        "ready_s": ready["module"],
+        "ready_script_s": ready["script"],
+    }
+
+
+# --- The report ---------------------------------------------------------------------------------------------------
+
+
+def machine() -> Dict[str, str]:
+    with open("/proc/cpuinfo") as file:
+        models = [line.partition(":")[2].strip() for line in file if line.startswith(("model name", "Model"))]
+    version = subprocess.run([WG, "--version"], stdout=subprocess.PIPE, check=True).stdout.decode().split(" - ")[0]
+    return {
+        "processor": models[0] if models else platform.machine(),
+        "processors": str(os.cpu_count()),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "wg": version,
+    }
+
+
+def verdict(value: float, bar: Optional[float], form: str) -> str:
+    """A figure with its bar, and a mark where it does not hold."""
+    text = form % value
+    if bar is None:
+        return text
+    return "%s %s %s" % (text, "<=" if value <= bar else "> !", form % bar)
+
+
+def mib(size: int) -> str:
+    return "%.1f" % (size / MIB)
+
+
+def row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+HEADINGS = ("peers", "load", "own ms", "wg ms", "own/wg", "resident MiB", "of it shared", "peak MiB", "answer to trail s", "notes")
+
+
+def table_row(count: int, load: str, figures: Figures) -> str:
+    def number(name: str, form: str) -> str:
+        return form % figures[name] if name in figures else ""
+
+    ratio = verdict(figures["ratio"], BARS.get(count, {}).get(load), "%.2f") if "ratio" in figures else ""
+    bar = STORM_BAR_S if count == 10_000 else None
+    storm_text = verdict(figures["in_trail_s"], bar, "%.2f") if "in_trail_s" in figures else ""
+    notes = number("ready_s", "ready after %.2f s ") + number("late", "%d late ") + number("reading_s", "reading over after %.2f s")
+    return row(
+        [
+            "{:,}".format(count), load, number("own_ms", "%.2f"), number("wg_ms", "%.2f"), ratio,
+            mib(figures["resident"]), mib(figures["shared"]), mib(figures["peak"]), storm_text, notes.strip(),
+        ]
+    )  # fmt: skip
+
+
+def memory_report(sizes: Dict[int, Dict[str, Figures]], bare: int) -> Iterator[str]:
+    """Bytes over the bare interpreter, and a peer's share of what is beyond the fixed part."""
+    for count, loads in sorted(sizes.items()):
+        steady_ones = [f for load, f in loads.items() if load in ("quiet", "tenth", "busy")]
+        if not steady_ones:
+            continue
+        resident = max(f["resident"] for f in steady_ones) - bare
+        peak = max(f["peak"] for f in steady_ones) - bare
+        if count <= 10:
+            yield "memory at %d peers over a bare interpreter: %s MiB" % (count, verdict(resident / MIB, FIXED_BAR / MIB, "%.1f"))
+        elif count >= 10_000:
+            yield "memory a peer at {:,}: resident {} bytes, peak {} bytes".format(
+                count,
+                verdict((resident - FIXED_BAR) / count, RESIDENT_BAR, "%.0f"),
+                verdict((peak - FIXED_BAR) / count, PEAK_BAR, "%.0f"),
+            )
+        if "no store" in loads and "quiet" in loads:
+            added = loads["quiet"]["resident"] - loads["no store"]["resident"]
+            yield "the store adds at {:,} peers: {} MiB".format(count, verdict(added / MIB, STORE_BAR / MIB, "%.1f"))
+
+
+def start_report(start: Figures) -> Iterator[str]:
+    for name in ("help_s", "help_script_s"):
+        yield "%s: %.0f ms, over `import argparse` (%.0f ms): %s" % (
+            "--help" if name == "help_s" else "--help, not compiled before",
+            1000 * start[name], 1000 * start["argparse_s"], verdict(start[name] / start["argparse_s"], HELP_BAR, "%.2f"),
+        )  # fmt: skip
+    least = start["imports_s"]
+    for name in ("ready_s", "ready_script_s"):
+        yield "%s: %.0f ms less one run of wg (%.1f ms), over `import argparse, sqlite3, subprocess` (%.0f ms): %s" % (
+            "ready" if name == "ready_s" else "ready, not compiled before",
+            1000 * start[name], 1000 * start["wg_run_s"], 1000 * least,
+            verdict((start[name] - start["wg_run_s"]) / least, READY_BAR, "%.2f"),
+        )  # fmt: skip
+
+
+def words_of(choice: Sequence[str]) -> Any:
+    def parse(text: str) -> List[str]:
+        words = text.split(",")
+        if not set(words) <= set(choice):
+            raise argparse.ArgumentTypeError("allowed: " + ",".join(choice))
+        return [word for word in choice if word in words]
+
+    return parse
+
+
+def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=lambda text: [int(word) for word in text.split(",")], default=list(SIZES))
+    parser.add_argument("--full", action="store_true", help="100,000 peers as well")
+    parser.add_argument("--loads", type=words_of(LOADS), default=["quiet", "tenth", "busy", "storm"], help=",".join(LOADS))
+    parser.add_argument("--readings", type=int, default=12, help="for each size and load (%(default)s)")
+    parser.add_argument("--no-start", action="store_true", help="leave out how long the start takes")
+    parser.add_argument("--json", metavar="FILE", help="the figures, in bytes, seconds and milliseconds")
+    parser.add_argument("--module", default=MODULE, help="the wg_monitor.py to measure (%(default)s)")
+    arguments = parser.parse_args(argv)
+    if arguments.full:
+        arguments.sizes = sorted({*arguments.sizes, 100_000})
+    return arguments
+
+
+def own_namespace() -> None:
+    """Nothing but the scripted device is to be seen by `wg`."""
+    if os.geteuid() != 0:
+        die("it takes root to show WireGuard interfaces")
+    if not WG:
+        die("wg is not installed: install wireguard-tools")
+    if os.environ.pop("WG_MONITOR_BENCH", "") == "":
+        unshare = ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv]
+        os.environ["WG_MONITOR_BENCH"] = "in its namespace"
+        os.execvp("unshare", unshare)
+    os.makedirs(SOCKETS, 0o700, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", SOCKETS], check=True)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    arguments = parse_arguments(argv)
+    own_namespace()
+    report: Dict[str, Any] = {"machine": machine(), "bare_resident": baseline(arguments.module), "sizes": {}}
+    print(", ".join("%s %s" % item for item in report["machine"].items()))
+    print("a bare interpreter with the same imports: %s MiB\n" % mib(report["bare_resident"]))
+    print(row(HEADINGS))
+    print(row(["---"] * len(HEADINGS)))
+    place = Place(arguments.module)
+    try:
+        for count in arguments.sizes:
+            figures = report["sizes"].setdefault(count, {})
+            for load, found in measure(place, count, arguments.loads, arguments.readings):
+                figures[load] = found
+                print(table_row(count, load, found), flush=True)
+        print()
+        for line in memory_report(report["sizes"], report["bare_resident"]):
+            print("- " + line)
+        if not arguments.no_start:
+            report["start"] = measure_start(place, arguments.module)
+            for line in start_report(report["start"]):
+                print("- " + line)
+    finally:
+        place.close()
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump(report, file, indent=2)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
