@@ -341,7 +341,7 @@ def test_mandoc_finds_nothing_to_complain_about() -> None:
         ["mandoc", "-Tlint", str(PROJECT / "wg-monitor.8")],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
+        text=True,
     )
     # Which other manual pages this machine has indexed is not this page's fault.
     assert [line for line in lint.stdout.splitlines() if "mandoc.db" not in line] == []
