@@ -24,7 +24,6 @@ import json
 import os
 import re
 import resource
-import select
 import selectors
 import signal
 import socket
@@ -34,6 +33,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from contextlib import contextmanager
 from itertools import chain, compress, islice
 from operator import ne
 from typing import (
@@ -73,6 +73,7 @@ HOOKS_WAITING_MAX = 10_000
 HOOK_OUTPUT_MAX = 4096  # bytes
 HOOK_GRACE_S = 5
 BACKLOG_MAX = 100_000  # lines kept in memory while the trail cannot be written
+CONSOLE_PATIENCE_S = 0.5
 CHECKPOINT_S = 300
 PRUNE_ROWS = 500  # a checkpoint forgets this much history at most, so that no reading waits for it
 STEADY_S = 86_400  # history is only forgotten by a wall clock that has run this long without a step
@@ -132,7 +133,7 @@ class Meter:
     """The byte counters of one peer: the one part of a peer that moves at nearly every reading, so it is changed
     in place. Totals outlive a counter that starts anew, and are lower bounds."""
 
-    __slots__ = ("identity", "head", "rx", "tx", "past_rx", "past_tx", "heard", "sent")
+    __slots__ = ("identity", "head", "rx", "tx", "past_rx", "past_tx", "heard", "sent", "saved_rx", "saved_tx")
 
     def __init__(self, identity: Identity, rx: int, tx: int) -> None:
         self.identity = identity
@@ -141,6 +142,7 @@ class Meter:
         self.past_rx = self.past_tx = 0  # what counters that have started anew had reached
         self.heard = NEVER  # boot time of the reading that last saw `rx` grow
         self.sent = tx  # `tx` at the last sign of life
+        self.saved_rx, self.saved_tx = rx, tx  # as the store has them
 
     def mark(self) -> Mark:
         """The totals, and when the peer was heard last."""
@@ -1059,12 +1061,10 @@ class Probe:
 
 
 class Console:
-    """Standard error, or the journal. It must never stop the watcher: a line that would block is dropped."""
+    """Standard error, or the journal. It must never stop the watcher: what cannot be written in time is dropped."""
 
     def __init__(self, journal_stream: str) -> None:
-        self.descriptor = 2
-        self.journal = False
-        self.dropped = 0
+        self.descriptor, self.journal = 2, False
         for descriptor in (1, 2):
             try:
                 status = os.fstat(descriptor)
@@ -1072,25 +1072,65 @@ class Console:
                 continue
             if journal_stream == "%d:%d" % (status.st_dev, status.st_ino):
                 self.descriptor, self.journal = descriptor, True
-        self.stuck = False
-        self.ready = selectors.PollSelector()
-        try:
-            self.ready.register(self.descriptor, selectors.EVENT_WRITE)
-        except (OSError, ValueError):
-            self.descriptor = -1
+        self.send = unblocked(self.descriptor)
+        self.rest = b""  # of a line that went out in part
+        self.dropped = 0
+        self.patience = 0.0  # monotonic time until which a slow reader is waited for
+
+    def begin(self) -> None:
+        """Some lines follow: a reader that is slower than they are may take this long for all of them together."""
+        self.patience = time.monotonic() + CONSOLE_PATIENCE_S
 
     def write(self, level: int, line: bytes, stamped: bool) -> None:
         """One whole line. The journal has its own time stamps, and takes the level as sd-daemon(3) says."""
         if self.journal:
             line = b"<%d>%s" % (level, line[20:] if stamped else line)
-        try:
-            for start in range(0, len(line), select.PIPE_BUF):  # a ready pipe takes this much without blocking
-                self.stuck = self.descriptor < 0 or not self.ready.select(0 if self.stuck else 0.1)
-                if self.stuck:
-                    raise BlockingIOError
-                os.write(self.descriptor, line[start : start + select.PIPE_BUF])
-        except OSError:
+        unsent = self.rest + line
+        while unsent:
+            try:
+                unsent = unsent[self.send(unsent) :]
+            except BlockingIOError:
+                if not select_now(self.descriptor, selectors.EVENT_WRITE, self.patience - time.monotonic()):
+                    break
+            except OSError:
+                break
+        if len(unsent) >= len(line):  # nothing of it has gone
+            unsent = unsent[: len(unsent) - len(line)]
             self.dropped += 1
+        self.rest = unsent
+
+
+def unblocked(descriptor: int) -> Callable[[bytes], int]:
+    """How to write to a descriptor without ever waiting. Others may share it, so that it is not changed itself: a
+    socket is told at each call, a pipe or a terminal is opened once more."""
+    mode = os.fstat(descriptor).st_mode if descriptor_is_open(descriptor) else 0
+    if stat.S_ISSOCK(mode):
+        connection = socket.socket(fileno=os.dup(descriptor))
+        return lambda data: connection.send(data, socket.MSG_DONTWAIT)
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        try:
+            own = os.open("/proc/self/fd/%d" % descriptor, flags)
+        except OSError:
+            pass  # somebody else's terminal: written to as it is
+        else:
+            return lambda data: os.write(own, data)
+    return lambda data: os.write(descriptor, data)
+
+
+def descriptor_is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def select_now(descriptor: int, event: int, timeout_s: float = 0.0) -> bool:
+    """Is a descriptor ready, or will it be in time?"""
+    with selectors.PollSelector() as selector:
+        selector.register(descriptor, event)
+        return bool(selector.select(max(0.0, timeout_s)))
 
 
 # --- Effects: the trail -------------------------------------------------------------------------------------------
@@ -1500,12 +1540,14 @@ class Store:
         `every`: all peers that have changed since they were saved, not only those of the events."""
         events = [record.event for record in records if record.event is not None]
         touched = {event.peer.identity for event in events if event.peer is not None}
-        changed = (
-            [known for i, known in table.peers.items() if self.saved.get(i) is not known]
-            if every
-            else [table.peers[i] for i in touched if i in table.peers]
-        )
-        online = [known for known in table.peers.values() if known.session is not None] if every else []
+        if every:
+            changed = [known for i, known in table.peers.items() if self.saved.get(i) is not known]
+            moved = [
+                k for k in table.peers.values() if k.meter.rx != k.meter.saved_rx or k.meter.tx != k.meter.saved_tx
+            ]
+        else:
+            changed = [table.peers[i] for i in touched if i in table.peers]
+            moved = []
         watched = table.last or self.watched
         complete = table.last.boot if every and table.last is not None else self.complete
         monitor = (self.boot_id, *watched, known_number(complete), steady, *self.position_row())
@@ -1531,7 +1573,7 @@ class Store:
                     ("DELETE FROM peers WHERE interface = ? AND public_key = ?", touched - table.peers.keys()),
                     (
                         "INSERT OR REPLACE INTO peers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                        (peer_row(known, now) for known in chain(changed, online)),
+                        (peer_row(known, now) for known in chain(changed, moved)),
                     ),
                     ("INSERT OR REPLACE INTO interfaces VALUES (?,?,?,?)", interface_rows(table)),
                     ("INSERT OR REPLACE INTO monitor VALUES (1,?,?,?,?,?,?,?,?,?)", [monitor]),
@@ -1540,6 +1582,8 @@ class Store:
         self.watched, self.complete = watched, complete
         if every:
             self.saved = table.peers
+            for known in moved:
+                known.meter.saved_rx, known.meter.saved_tx = known.meter.rx, known.meter.tx
 
     def position_row(self) -> Tuple[Any, ...]:
         if self.position is None:
@@ -1962,7 +2006,7 @@ class HookRunner:
                     run.overdue = True
                     kill_group(run.process.pid)
                 continue
-            while len(run.said) < HOOK_OUTPUT_MAX and select_now(run.reader) and run.read():
+            while len(run.said) < HOOK_OUTPUT_MAX and select_now(run.reader, selectors.EVENT_READ) and run.read():
                 pass
             if run.reader in self.selector.get_map():
                 self.selector.unregister(run.reader)
@@ -1978,12 +2022,6 @@ class HookRunner:
     def kill(self) -> None:
         for run in self.running.values():
             kill_group(run.process.pid)
-
-
-def select_now(descriptor: int) -> bool:
-    with selectors.PollSelector() as selector:
-        selector.register(descriptor, selectors.EVENT_READ)
-        return bool(selector.select(0))
 
 
 # --- Effects: the service manager and signals ---------------------------------------------------------------------
@@ -2073,6 +2111,7 @@ class Monitor:
         self.same_boot = True
         self.loaded = False
         self.clock: Optional[Moment] = None  # the last look at the clocks
+        self.offset = utc_offset(time.time())  # of local time
         self.steady = 0.0
         self.troubles: Dict[str, Tuple[Trouble, float]] = {}  # with the boot time of their beginning
         self.fresh: List[Record] = []  # of this turn
@@ -2130,6 +2169,7 @@ class Monitor:
                 if told == self.outbox.seq:
                     break
         records, self.fresh = self.fresh, []
+        self.console.begin()
         for record in records:
             self.console.write(record.level, record.line, self.settings.log_format == "text")
             if record.job is not None:
@@ -2417,10 +2457,10 @@ class Monitor:
                 self.note("WARN", "The wall clock was set %s by %s" % (way, duration(abs(step))))
             else:
                 self.steady += now.boot - before.boot
-            old, new = utc_offset(before.wall), utc_offset(now.wall)
-            if old != new:
-                self.note("WARN", "Local time is now UTC%s, it was UTC%s" % (new, old))
-        self.clock = now
+        offset = utc_offset(now.wall)
+        if offset != self.offset:
+            self.note("WARN", "Local time is now UTC%s, it was UTC%s" % (offset, self.offset))
+        self.clock, self.offset = now, offset
 
     def tidy_history(self) -> None:
         if self.steady < STEADY_S:
@@ -2513,6 +2553,7 @@ class Monitor:
         )
         if self.outbox.lines or self.console.dropped:
             text += ", Lines: %d kept, %d dropped by the console" % (len(self.outbox.lines), self.console.dropped)
+        self.console.begin()
         line = render(self.outbox.seq, time.time(), "STATS", text, None, self.settings.log_format)
         self.console.write(INFORMATION, line, self.settings.log_format == "text")
         gc.collect()
@@ -2685,6 +2726,25 @@ def judge_place(variable: str, path: str) -> None:
 
 
 def place_of_trail(settings: Settings) -> str:
+    with unusable("LOG_PATH", settings.log_path):
+        return judge_trail_path(settings)
+
+
+def place_of_store(settings: Settings) -> str:
+    with unusable("STATE_PATH", settings.state_path):
+        return judge_store_path(settings)
+
+
+@contextmanager
+def unusable(variable: str, path: str) -> Iterator[None]:
+    """A path that the file system will not even look at: too long, a loop of links, a broken disk."""
+    try:
+        yield
+    except OSError as error:
+        raise Refusal("%s: '%s' cannot be used: %s" % (variable, printable(path), reason_of(error))) from None
+
+
+def judge_trail_path(settings: Settings) -> str:
     path = confine("LOG_PATH", settings.log_path, TRAIL_ROOTS)
     try:
         status = os.lstat(path)
@@ -2698,7 +2758,7 @@ def place_of_trail(settings: Settings) -> str:
     return path
 
 
-def place_of_store(settings: Settings) -> str:
+def judge_store_path(settings: Settings) -> str:
     path = confine("STATE_PATH", settings.state_path, STORE_ROOTS)
     directory = os.path.dirname(path)
     status = os.stat(directory)
