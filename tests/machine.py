@@ -12,16 +12,16 @@ import base64
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Callable, List, Optional, Type, TypeVar
+from typing import IO, Callable, List, Optional, Type
 
 PROJECT = Path(__file__).resolve().parent.parent
 RELEASE = os.environ.get("WG_MONITOR_RELEASE", "bookworm")
@@ -37,8 +37,6 @@ SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PACKAGES = "srv/packages"
 BOOTSTRAP_S = 600
 BOOT_S = 60
-
-T = TypeVar("T")
 
 
 def missing() -> str:
@@ -257,18 +255,6 @@ class Machine:
         return "/root/wg_monitor"
 
 
-def wait_for(what: str, probe: Callable[[], T], patience_s: float = 60) -> T:
-    """What `probe` returns as soon as it is true; a time-out is a failure, its length no assertion."""
-    end = time.monotonic() + patience_s
-    while True:
-        found = probe()
-        if found:
-            return found
-        if time.monotonic() > end:
-            raise AssertionError("waited in vain for " + what)
-        time.sleep(0.1)
-
-
 # --- WireGuard in it ----------------------------------------------------------------------------------------------
 
 # Keys of these tests and of nothing else.
@@ -277,14 +263,17 @@ SERVER_PUBLIC = "A0g923yMjnqTp26qy16WPoXIpGrDKbOiu9SXm+lYYkY="
 CLIENT_PRIVATE = "KGjMoE7dGa7Av2eFY6ioQC5zD0LMxJfTl0AaVYLfGEA="
 CLIENT_PUBLIC = "w0d1ymHzdmgbTXWv+3ZsLueUUHkbK/MddwBisZ3mDAs="
 
-# The machine has no `wg` at first, so interfaces are set by their sockets (the cross-platform userspace interface).
-SET = """
+# The machine has no `wg` at first, so interfaces are asked by their sockets (the cross-platform userspace interface).
+ASK = """
 import socket, sys
 with socket.socket(socket.AF_UNIX) as device:
     device.connect("/run/wireguard/%s.sock" % sys.argv[1])
-    device.sendall(("set=1\\n" + "\\n".join(sys.argv[2:]) + "\\n\\n").encode())
-    answer = device.recv(4096).decode()
-assert answer == "errno=0\\n\\n", answer
+    device.sendall(("\\n".join(sys.argv[2:]) + "\\n\\n").encode())
+    answer = ""
+    while not answer.endswith("\\n\\n"):
+        answer += device.recv(4096).decode()
+print(answer)
+assert answer.endswith("errno=0\\n\\n"), answer
 """
 
 
@@ -293,12 +282,12 @@ def hexadecimal(key: str) -> str:
 
 
 def set_device(name: str, *lines: str) -> str:
-    return " ".join(["python3 /root/set.py", name, *lines])
+    return " ".join(["python3 /root/ask.py", name, "set=1", *lines])
 
 
 def start_server(machine: Machine, name: str = "wg0", number: int = 1) -> None:
     """A WireGuard interface that knows one peer, and a network namespace `clientN` to reach it from."""
-    machine.write("/root/set.py", SET)
+    machine.write("/root/ask.py", ASK)
     machine.shell(
         """
         ip link set lo up
@@ -349,6 +338,11 @@ def start_client(machine: Machine, number: int = 1) -> None:
             ),
         )
     )
+
+
+def has_shaken_hands(machine: Machine, name: str = "wg0") -> bool:
+    answer = machine.run("python3", "/root/ask.py", name, "get=1").stdout
+    return bool(re.search(r"last_handshake_time_sec=[1-9]", answer))
 
 
 def main() -> int:

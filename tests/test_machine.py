@@ -1,0 +1,481 @@
+"""The service at home: installed, run, rotated, upgraded and removed on a machine with a booted systemd."""
+
+import json
+import re
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+
+import machine
+import pytest
+from harness import lacking, wait_for
+from machine import CLIENT_PUBLIC, PROJECT, Machine
+
+pytestmark = [pytest.mark.machine, pytest.mark.once]
+
+SERVICE = "wg-monitor.service"
+TRAIL = "/var/log/wg_monitor.log"
+DEFAULTS = "/etc/default/wg-monitor"
+DROP_IN = "/etc/systemd/system/wg-monitor.service.d/test.conf"
+INSTALL = "/root/wg_monitor/install.sh"
+PEER = CLIENT_PUBLIC[:8] + "..." + CLIENT_PUBLIC[-8:]
+STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
+
+
+@pytest.fixture
+def bare() -> Iterator[Machine]:
+    """A fresh machine without `wg`, the project unpacked in /root, one peer online on wg0."""
+    with fresh() as made:
+        yield made
+
+
+@pytest.fixture
+def home(bare: Machine) -> Machine:
+    """The same with the service installed and running, at a reading a second."""
+    bare.write(DEFAULTS, "INTERVAL=1\n")
+    bare.run(INSTALL)
+    return bare
+
+
+@contextmanager
+def fresh() -> Iterator[Machine]:
+    why_not = machine.missing()
+    if why_not:
+        lacking(why_not)
+    with Machine() as made:
+        made.bring()
+        machine.start_server(made)
+        machine.start_client(made)
+        wait_for("a handshake", lambda: machine.has_shaken_hands(made))
+        yield made
+
+
+def lines(made: Machine, trail: str = TRAIL) -> List[str]:
+    """A trail's lines without their time stamps."""
+    return [re.sub("^" + STAMP, "", line) for line in made.read(trail).splitlines()]
+
+
+def events(made: Machine, trail: str = TRAIL) -> List[str]:
+    """Kind and peer of a trail's lines that are about peers."""
+    return [" ".join(line.split()[:3]) for line in lines(made, trail) if PEER in line]
+
+
+def invocation(made: Machine, unit: str = SERVICE) -> str:
+    return made.property(unit, "InvocationID")
+
+
+def drop_in(made: Machine, *settings: str) -> None:
+    made.write(DROP_IN, "\n".join(("[Service]", *settings, "")))
+    made.run("systemctl", "daemon-reload")
+
+
+EVERYTHING = """
+find / -xdev \\( -path /root -o -path /var/log/journal -o -path /var/lib/systemd -o -path /var/cache -o -path /srv \\) \\
+    -prune -o ! -path '*/__pycache__*' -printf '%s\\n' | sort
+"""
+
+
+def files(made: Machine, form: str = "%p") -> Set[str]:
+    return set(made.shell(EVERYTHING % form).splitlines())
+
+
+# --- The installer ------------------------------------------------------------------------------------------------
+
+
+def test_one_command_on_a_bare_system_ends_with_a_peer_in_the_trail(bare: Machine) -> None:
+    assert bare.run("sh", "-c", "command -v wg", check=False).returncode != 0
+    output = bare.shell("cd / && " + INSTALL)
+    assert "Active: active (running)" in output
+    assert 'Status: "1 of 1 peer online, 1 interface"' in output
+
+    started, online = bare.read(TRAIL).splitlines()
+    assert re.match(STAMP + r"Monitor started \| Interval: 30s, Threshold: 180s, Stats: 3600s$", started)
+    pattern = STAMP + r"ONLINE  \[wg0\] %s \(192\.0\.2\.6:\d+\) \[IP: 10\.77\.1\.2\] new \(handshake: \d\d:\d\d:\d\d\)$"
+    assert re.match(pattern % re.escape(PEER), online), online
+    assert lines(bare)[1] in bare.journal(SERVICE).splitlines()
+
+    assert bare.property(SERVICE, "UnitFileState") == "enabled"
+    assert bare.shell("stat --format='%a %U:%G' " + TRAIL) == "640 root:adm\n"
+    assert bare.run("wg-monitor", "--version").stdout.startswith("wg_monitor ")
+
+
+def test_a_second_run_changes_and_restarts_nothing(home: Machine) -> None:
+    def state() -> Set[str]:
+        # The service's own files go on moving, and /tmp belongs to all.
+        moving = ("/var/log", "/var/lib/wg-monitor", "/tmp")
+        return {line for line in files(home, "%p %i %m %U %G %s %T@") if not line.startswith(moving)}
+
+    before, running = state(), invocation(home)
+    assert "runs already, and nothing has changed" in home.run(INSTALL).stdout
+    assert state() ^ before == set()
+    assert invocation(home) == running
+
+
+def test_an_upgrade_keeps_the_settings_restarts_once_and_sees_no_false_event(home: Machine) -> None:
+    home.run("systemctl", "start", "wg-monitor@wg0")
+    before = invocation(home), invocation(home, "wg-monitor@wg0")
+    home.shell("cd /root/wg_monitor && echo '# newer' | tee -a wg_monitor.py >> wg-monitor.default")
+    output = home.run(INSTALL).stdout
+
+    assert home.read(DEFAULTS) == "INTERVAL=1\n"
+    assert home.read(DEFAULTS + ".dpkg-dist").endswith("\n# newer\n")
+    assert "kept %s as it is" % DEFAULTS in output
+    after = invocation(home), invocation(home, "wg-monitor@wg0")
+    assert before[0] != after[0] and before[1] != after[1]
+    assert home.journal(SERVICE).count("Started wg-monitor.service") == 2
+    machine_wide = [line for line in lines(home) if line.startswith("Monitor started")]
+    assert len(machine_wide) == 2
+    assert events(home) == ["ONLINE [wg0] " + PEER]
+    assert events(home, "/var/log/wg_monitor-wg0.log") == ["ONLINE [wg0] " + PEER]
+
+
+def test_an_upgrade_leaves_a_service_off_that_was_left_for_instances(home: Machine) -> None:
+    home.run("systemctl", "disable", "--now", SERVICE)
+    home.run("systemctl", "enable", "--now", "wg-monitor@wg0")
+    before = invocation(home, "wg-monitor@wg0")
+    home.shell("echo '# newer' >> /root/wg_monitor/wg_monitor.py")
+    assert "disabled and left so" in home.run(INSTALL).stdout
+    assert home.property(SERVICE, "ActiveState") == "inactive"
+    assert invocation(home, "wg-monitor@wg0") != before
+
+
+def test_uninstall_leaves_what_it_says_and_purge_nothing(bare: Machine) -> None:
+    bare.shell("apt-get --quiet update; apt-get --quiet --yes install wireguard-tools")
+    before = files(bare)
+    bare.run(INSTALL)
+    bare.run("systemctl", "enable", "--now", "wg-monitor@wg0")
+    bare.run("systemctl", "start", "wg-monitor@wg7")
+
+    output = bare.run(INSTALL, "--uninstall").stdout
+
+    kept = {line.split()[1] for line in output.splitlines() if line.startswith("left ")}
+    assert kept == {
+        DEFAULTS,
+        TRAIL,
+        "/var/log/wg_monitor-wg0.log",
+        "/var/log/wg_monitor-wg7.log",
+        "/var/lib/wg-monitor",
+    }
+    left = {name for name in files(bare) - before if not name.startswith("/var/lib/wg-monitor/")}
+    assert left == kept
+    assert before <= files(bare)
+    assert bare.run("systemctl", "list-units", "--all", "--no-legend", "wg-monitor*.service").stdout == ""
+    assert bare.run("pgrep", "--full", "wg_monitor.py", check=False).stdout == ""
+
+    bare.run(INSTALL, "--uninstall", "--purge")
+    assert files(bare) == before
+
+
+def test_without_dependencies_it_says_what_is_missing_and_does_not_start(bare: Machine) -> None:
+    output = bare.run(INSTALL, "--no-deps").stdout
+    assert "missing, and not installed because of --no-deps: wireguard-tools\n" in output
+    assert bare.property(SERVICE, "ActiveState") == "inactive"
+    assert bare.property(SERVICE, "UnitFileState") == "disabled"
+    assert bare.path("/opt/wg-monitor/wg_monitor.py").exists()
+
+
+def test_no_start_lays_the_files_and_a_later_run_starts(bare: Machine) -> None:
+    bare.run(INSTALL, "--no-start")
+    assert bare.property(SERVICE, "ActiveState") == "inactive"
+    bare.run(INSTALL)
+    assert bare.property(SERVICE, "ActiveState") == "active"
+
+
+def test_without_systemd_it_says_so_and_how_to_run_by_hand(bare: Machine) -> None:
+    bare.write(DEFAULTS, "INTERVAL=1\nLOG_FORMAT=json\n")
+    hide = "mount -t tmpfs none /run/systemd; mount --bind /dev/null /usr/bin/systemctl; "
+    output = bare.run("unshare", "--mount", "sh", "-ec", hide + INSTALL).stdout
+    assert "systemd does not run here" in output
+    assert not bare.path("/etc/systemd/system/" + SERVICE).exists()
+    by_hand = re.search(r"^  (set -a; .*--from-environment)  ", output, re.M)
+    assert by_hand, output
+    bare.run("timeout", "--preserve-status", "3", "sh", "-c", by_hand.group(1))
+    assert "ONLINE" in {json.loads(line)["event"] for line in bare.read(TRAIL).splitlines()}
+
+
+# --- Instances ----------------------------------------------------------------------------------------------------
+
+
+def test_an_instance_works_without_a_file_of_its_own_beside_the_service(home: Machine) -> None:
+    machine.start_server(home, "wg1", 2)
+    home.run("systemctl", "start", "wg-monitor@wg0")
+    trail = "/var/log/wg_monitor-wg0.log"
+    assert lines(home, trail)[0].endswith(", Interface: wg0")
+    assert events(home, trail) == ["ONLINE [wg0] " + PEER]
+    wait_for("both interfaces' peers", lambda: len(events(home)) == 2)
+    assert {line.split()[1] for line in events(home)} == {"[wg0]", "[wg1]"}
+    assert home.property(SERVICE, "StatusText") == "1 of 2 peers online, 2 interfaces"
+    assert home.property("wg-monitor@wg0", "StatusText") == "1 of 1 peer online, 1 interface"
+
+
+def test_an_instances_own_file_may_set_anything_else(home: Machine) -> None:
+    machine.start_server(home, "wg1", 2)
+    home.write(DEFAULTS + "-wg0", "INTERFACE=\nLOG_PATH=/var/log/everything.log\nLOG_FORMAT=json\nSTATE_PATH=\n")
+    home.run("systemctl", "start", "wg-monitor@wg0")
+    records = [json.loads(line) for line in home.read("/var/log/everything.log").splitlines()]
+    assert {record.get("interface") for record in records if "peer" in record or "key" in record} <= {"wg0", "wg1"}
+    assert home.property("wg-monitor@wg0", "StatusText") == "1 of 2 peers online, 2 interfaces"
+    assert not home.path("/var/log/wg_monitor-wg0.log").exists()
+    assert not home.path("/var/lib/wg-monitor/state-wg0.db").exists()
+
+
+def test_an_instance_without_its_interface_says_so_once_and_waits_for_it(home: Machine) -> None:
+    home.write(DEFAULTS + "-wg-7", "INTERVAL=1\n")
+    home.run("systemctl", "start", "wg-monitor@wg-7")
+    trail = "/var/log/wg_monitor-wg-7.log"
+    pid = home.property("wg-monitor@wg-7", "MainPID")
+    home.shell("sleep 3")
+    warnings = [line for line in lines(home, trail) if line.startswith("[WARN]")]
+    assert len(warnings) == 1 and "wg-7" in warnings[0]
+    in_journal = home.journal("wg-monitor@wg-7", "--priority=warning").splitlines()
+    assert in_journal == warnings
+    machine.start_server(home, "wg-7", 2)
+    wait_for("IFUP", lambda: any(line.startswith("IFUP    [wg-7]") for line in lines(home, trail)))
+    assert home.property("wg-monitor@wg-7", "MainPID") == pid
+
+
+# --- Failures -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "code"),
+    [("INTERVAL=0", 2), ("INTERVAL=1 # a comment", 2), ("LOG_PATH=/etc/trail", 2), ("ON_CHANGE_SCRIPT=/gone", 2)],
+)
+def test_a_wrong_setting_ends_in_failed_with_one_line_and_no_loop(home: Machine, setting: str, code: int) -> None:
+    home.write(DEFAULTS, setting + "\n")
+    assert home.run("systemctl", "restart", SERVICE, check=False).returncode != 0
+    # A unit that systemd means to start again is "activating", not "failed".
+    assert home.property(SERVICE, "ActiveState") == "failed"
+    assert home.property(SERVICE, "ExecMainStatus") == str(code)
+    assert home.property(SERVICE, "NRestarts") == "0"
+    said = home.journal(SERVICE, "--identifier=wg-monitor", "_SYSTEMD_INVOCATION_ID=" + invocation(home)).splitlines()
+    assert len(said) == 1 and setting.split("=")[0] in said[0], said
+
+
+def test_a_missing_wg_ends_in_failed_and_no_loop(home: Machine) -> None:
+    home.run("systemctl", "stop", SERVICE)
+    home.shell("rm /usr/bin/wg")
+    home.run("systemctl", "start", SERVICE, check=False)
+    assert home.property(SERVICE, "ActiveState") == "failed"
+    assert home.property(SERVICE, "ExecMainStatus") == "5"
+
+
+def test_a_crash_is_tried_again_and_sees_no_false_event(home: Machine) -> None:
+    home.run("systemctl", "kill", "--signal=SIGKILL", SERVICE)
+    wait_for("the restart", lambda: home.property(SERVICE, "NRestarts") == "1")
+    wait_for("the service", lambda: home.property(SERVICE, "ActiveState") == "active")
+    assert events(home) == ["ONLINE [wg0] " + PEER]
+
+
+# --- The service manager ------------------------------------------------------------------------------------------
+
+
+def test_ready_comes_after_the_first_reading_with_a_status(home: Machine) -> None:
+    home.run("systemctl", "restart", SERVICE)
+    assert home.property(SERVICE, "StatusText") == "1 of 1 peer online, 1 interface"
+    home.shell("ip link add dummy0 type veth peer name dummy1; kill $(pgrep --oldest --full 'wireguard-go wg0')")
+    wait_for("the new status", lambda: home.property(SERVICE, "StatusText").startswith("0 of 1 peer online"))
+
+
+def test_reload_opens_the_trail_anew(home: Machine) -> None:
+    pid = home.property(SERVICE, "MainPID")
+    home.shell("mv %s %s.old" % (TRAIL, TRAIL))
+    home.run("systemctl", "reload", SERVICE)
+    machine.start_server(home, "wg1", 2)
+    wait_for("a line in the new trail", lambda: home.path(TRAIL).exists() and "[wg1]" in home.read(TRAIL))
+    wait_for("the service", lambda: home.property(SERVICE, "SubState") == "running")
+    assert home.property(SERVICE, "MainPID") == pid
+    assert home.shell("stat --format=%a " + TRAIL) == "640\n"
+
+
+def test_stop_ends_in_order(home: Machine) -> None:
+    home.run("systemctl", "stop", SERVICE)
+    assert home.property(SERVICE, "Result") == "success"
+    assert lines(home)[-1].startswith("Monitor stopped | ")
+
+
+def test_the_watchdog_is_fed_by_a_slow_loop_and_kills_a_hung_one(home: Machine) -> None:
+    home.write(DEFAULTS, "INTERVAL=3600\n")
+    drop_in(home, "WatchdogSec=2s", "RestartSec=1s")
+    home.run("systemctl", "restart", SERVICE)
+    home.shell("sleep 5")
+    assert home.property(SERVICE, "NRestarts") == "0"
+    pid = home.property(SERVICE, "MainPID")
+    home.run("kill", "-STOP", pid)
+    wait_for("the restart", lambda: home.property(SERVICE, "NRestarts") == "1")
+    wait_for("the service", lambda: home.property(SERVICE, "ActiveState") == "active")
+    assert home.property(SERVICE, "MainPID") != pid
+    assert "Watchdog timeout" in home.journal(SERVICE)
+    assert events(home) == ["ONLINE [wg0] " + PEER]
+
+
+def test_no_core_is_dumped_and_files_are_bounded(home: Machine) -> None:
+    limits = home.read("/proc/%s/limits" % home.property(SERVICE, "MainPID"))
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.M)
+    assert re.search(r"^Max open files +1024 +1024 ", limits, re.M)
+
+
+@pytest.mark.parametrize(("drop_in_file", "bound"), [(None, 1.8), ("no-network.conf", 1.4)])
+def test_exposure_of_the_running_service(home: Machine, drop_in_file: Optional[str], bound: float) -> None:
+    if drop_in_file:
+        home.write(DROP_IN, (PROJECT / "contrib" / drop_in_file).read_text())
+        home.run("systemctl", "daemon-reload")
+    output = home.run("systemd-analyze", "--no-pager", "security", SERVICE).stdout
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", output)
+    assert found and float(found.group(1)) <= bound, output
+
+
+# --- The rotation -------------------------------------------------------------------------------------------------
+
+# All peers of a scripted device come and go.
+FLAP = """
+import sys, time
+sys.path.insert(0, "/root")
+from device import Device, crowd
+with Device("/run/wireguard", "wg9", crowd(1500, int(time.time()))) as device:
+    for number in range(600):
+        time.sleep(1)
+        device.publish(crowd(1500, int(time.time()) - number % 2 * 5000))
+"""
+
+
+def test_logrotate_under_load_loses_and_repeats_no_line(home: Machine) -> None:
+    home.write("/root/device.py", (PROJECT / "tests/device.py").read_text())
+    home.write("/root/flap.py", FLAP)
+    home.write(DEFAULTS, "INTERVAL=1\nLOG_FORMAT=json\n")
+    home.shell("systemctl stop wg-monitor; rm -rf %s /var/lib/wg-monitor/*" % TRAIL)
+    home.run("systemd-run", "--unit=flap", "python3", "/root/flap.py")
+    home.run("systemctl", "start", SERVICE)
+
+    def rotated() -> int:
+        return len(list(home.path("/var/log").glob("wg_monitor.log.[0-9]*")))
+
+    for number in (1, 2, 3):
+        wait_for("lines to rotate", lambda: home.path(TRAIL).stat().st_size > 0)
+        home.run("logrotate", "--force", "/etc/logrotate.d/wg-monitor")
+        assert rotated() == number
+    # By size, as the timer has it done: nothing happens before the megabyte is full.
+    home.run("systemctl", "start", "logrotate.service")
+    wait_for("a megabyte", lambda: home.path(TRAIL).stat().st_size > 1 << 20)
+    home.run("systemctl", "start", "logrotate.service")
+    assert rotated() == 4
+    wait_for("lines after the last rotation", lambda: home.path(TRAIL).stat().st_size > 0)
+    home.run("systemctl", "stop", SERVICE)
+
+    text = home.shell("zcat --force /var/log/wg_monitor.log*", timeout=60)
+    sequence = sorted(json.loads(line)["seq"] for line in text.splitlines())
+    assert len(sequence) > 5_000
+    assert sequence == list(range(1, 1 + len(sequence)))
+    assert home.shell("stat --format='%a %U:%G' " + TRAIL) == "640 root:adm\n"
+
+
+# --- The sandbox --------------------------------------------------------------------------------------------------
+
+ROWS = {
+    "web": "curl --fail --silent http://127.0.0.1:8000/",
+    "log": "echo line >> /var/log/wg_changes.log",
+    "state": "echo mine > /var/lib/wg-monitor/mine",
+    "home": "echo x > /home/x",
+    "root": "ls /root",
+    "etc": "echo x > /etc/x",
+    "tmp": "echo x > /tmp/hook-was-here",
+    "logger": "logger --tag hook a word from the hook",
+    "systemctl": "systemctl restart bystander.service",
+    "wg": "wg show wg0 peers",
+    "chown": "chown daemon /var/lib/wg-monitor/mine",
+    "sendmail": r"printf 'Subject: peer\n\nfrom the hook\n' | timeout 5 sendmail -f root root",
+}
+
+MAY = {"web", "log", "state", "tmp", "logger", "wg"}
+ALLOWED: Dict[str, Set[str]] = {
+    "": MAY,
+    "no-network.conf": MAY - {"web"},
+    "mail.conf": MAY | {"sendmail"},
+    "systemctl.conf": MAY | {"systemctl"},
+}
+
+HOOK = """#!/bin/sh
+exec > /var/lib/wg-monitor/result 2>&1
+tr '\\0' '\\n' < /proc/$$/environ > /var/lib/wg-monitor/environment
+%s
+echo done
+"""
+
+
+class Row(NamedTuple):
+    code: int
+    output: str
+
+
+class Sandbox:
+    """A machine with a mail and a web server, and what the hook's commands came to under each drop-in."""
+
+    def __init__(self, made: Machine) -> None:
+        self.machine = made
+        self.results: Dict[str, Dict[str, Row]] = {}
+        made.shell(
+            """
+            apt-get --quiet update
+            DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes --no-install-recommends install postfix
+            mkdir /srv/www && echo from the web > /srv/www/index.html
+            systemd-run --unit=web python3 -m http.server --directory /srv/www --bind 127.0.0.1 8000
+            systemd-run --unit=bystander --remain-after-exit true
+            """
+        )
+        wait_for("the web server", lambda: made.run("curl", "--silent", "127.0.0.1:8000", check=False).returncode == 0)
+        commands = ['output=$(%s); printf "%%s\\t%%s\\t%%s\\n" %s $? "$output"' % (ROWS[name], name) for name in ROWS]
+        made.write("/usr/local/sbin/hook", HOOK % "\n".join(commands), 0o755)
+        made.run(INSTALL)
+        made.write(DEFAULTS, "STATE_PATH=\nON_CHANGE_SCRIPT=/usr/local/sbin/hook\n")
+
+    def under(self, name: str) -> Dict[str, Row]:
+        if name not in self.results:
+            self.results[name] = self.measure(name)
+        return self.results[name]
+
+    def measure(self, name: str) -> Dict[str, Row]:
+        self.machine.shell("rm -f /var/lib/wg-monitor/result")
+        self.machine.write(DROP_IN, (PROJECT / "contrib" / name).read_text() if name else "")
+        # Without a store every peer is new at every start: the hook runs.
+        self.machine.shell("systemctl daemon-reload; systemctl restart wg-monitor")
+        result = self.machine.path("/var/lib/wg-monitor/result")
+        wait_for("the hook", lambda: result.exists() and result.read_text().endswith("\ndone\n"))
+        rows = {}
+        for line in result.read_text().splitlines():
+            if line.count("\t") >= 2:
+                row, code, output = line.split("\t", 2)
+                rows[row] = Row(int(code), output)
+        assert set(rows) == set(ROWS), result.read_text()
+        return rows
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with fresh() as made:
+        yield Sandbox(made)
+
+
+TABLE: List[Tuple[str, str]] = [(name, row) for name in ALLOWED for row in ROWS]
+
+
+@pytest.mark.parametrize(("name", "row"), TABLE, ids=["%s-%s" % (name or "as-shipped", row) for name, row in TABLE])
+def test_what_a_hook_may_do(sandbox: Sandbox, name: str, row: str) -> None:
+    result = sandbox.under(name)[row]
+    assert (result.code == 0) == (row in ALLOWED[name]), result
+
+
+def test_what_the_hook_did_has_arrived(sandbox: Sandbox) -> None:
+    made = sandbox.machine
+    assert sandbox.under("")["web"].output == "from the web"
+    assert sandbox.under("")["wg"].output == CLIENT_PUBLIC
+    assert made.read("/var/log/wg_changes.log").startswith("line\n")
+    assert made.read("/var/lib/wg-monitor/mine") == "mine\n"
+    assert "a word from the hook" in made.shell("journalctl --sync; journalctl --output=cat --identifier=hook")
+    assert not made.path("/tmp/hook-was-here").exists(), "its /tmp is its own"
+    sandbox.under("mail.conf")
+    wait_for("the mail", lambda: "from the hook" in made.run("cat", "/var/mail/root", check=False).stdout)
+
+
+def test_nothing_of_the_service_managers_reaches_the_hook(sandbox: Sandbox) -> None:
+    sandbox.under("")
+    names = {line.split("=")[0] for line in sandbox.machine.read("/var/lib/wg-monitor/environment").splitlines()}
+    assert {name for name in names if not name.startswith("PEER_")} == {"PATH", "LANG", "HOME"}
