@@ -1,6 +1,7 @@
 from typing import Iterator
 
 import pytest
+
 from harness import Place
 
 

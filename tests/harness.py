@@ -17,8 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Callable, Dict, Iterable, List, NoReturn, Optional, Tuple, Type, TypeVar
 
-import device
 import pytest
+
+import device
 
 PROJECT = Path(__file__).resolve().parent.parent
 MODULE = PROJECT / "wg_monitor.py"
@@ -77,7 +78,7 @@ def lines_of(path: Path) -> List[str]:
     return path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
 
 
-def bodies(lines: Iterable[str]) -> List[str]:
+def texts(lines: Iterable[str]) -> List[str]:
     """Lines without their time stamps, which each must have."""
     found = []
     for line in lines:
@@ -89,15 +90,24 @@ def bodies(lines: Iterable[str]) -> List[str]:
 
 # --- The daemon ---------------------------------------------------------------------------------------------------
 
-# $1: what /run/wireguard is to be; $2: a script in wg's place, or nothing; $3: where the real wg is to be seen.
+# $1: what /run/wireguard is to be; $2: what /var/log; $3: a script in wg's place, or nothing; $4: where the real wg
+# is to be seen then.
 ENTER = """
 mkdir -p /run/wireguard && mount --bind "$1" /run/wireguard || exit 99
-if [ -n "$2" ]; then
-    wg=$(command -v wg) && mount --bind "$wg" "$3" && mount --bind "$2" "$wg" || exit 99
-fi
-shift 3
+[ -z "$2" ] || mount --bind "$2" /var/log || exit 99
+[ -z "$3" ] || { mount --bind "$(command -v wg)" "$4" && mount --bind "$3" "$(command -v wg)"; } || exit 99
+shift 4
 exec "$@"
 """
+
+# A time zone in which it is noon: nothing that a test does passes midnight, where lines look different.
+EAST = 12 - time.gmtime().tm_hour
+NOON = "NOON%+d" % -EAST
+
+
+def local_time(wall: float) -> str:
+    """Date and time as the daemon's lines show them."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(wall + EAST * 3600))
 
 
 class Place:
@@ -107,7 +117,9 @@ class Place:
         self.path = Path(tempfile.mkdtemp(prefix="wg-monitor-test-", dir="/tmp"))
         self.sockets = self.path / "run"
         self.sockets.mkdir()
-        self.trail = self.path / "trail.log"
+        self.logs = self.path / "log"
+        self.logs.mkdir()
+        self.trail = self.logs / "wg_monitor.log"  # as /var/log/wg_monitor.log to the daemon
         self.behaviour = self.path / "behaviour"  # of the script in wg's place
         self.runs = self.path / "runs"  # a byte for each run of it
         self.real_wg = self.path / "real-wg"
@@ -148,10 +160,15 @@ class Place:
         """Until the daemon has dealt with what the script in wg's place does now: see Device.settle."""
         wait_for("two more runs of wg", lambda: self.run_count() >= self.asked + 2)
 
-    def start(self, *flags: str, environment: Optional[Dict[str, str]] = None, trail: bool = True) -> "Daemon":
+    def start(self, *flags: str, environment: Optional[Dict[str, str]] = None, wrapper: str = "") -> "Daemon":
         """The daemon with a reading each second."""
-        usual = ["--interval", "1"] + (["--log-path", str(self.trail)] if trail else [])
-        return self.stack.enter_context(Daemon(self, [*usual, *flags], environment or {}))
+        flags = ("--interval", "1", *flags)
+        return self.stack.enter_context(Daemon(self, flags, environment or {}, wrapper.split()))
+
+    def enter(self) -> List[str]:
+        """What a command is put behind to run where the daemon runs."""
+        enter = ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", ENTER, "sh"]
+        return [*enter, str(self.sockets), str(self.logs), str(self.fake_wg or ""), str(self.real_wg)]
 
     def __enter__(self) -> "Place":
         return self
@@ -166,23 +183,21 @@ class Place:
 class Daemon:
     """wg_monitor.py as the service manager would run it."""
 
-    def __init__(self, place: Place, arguments: List[str], environment: Dict[str, str]) -> None:
+    def __init__(self, place: Place, flags: Iterable[str], environment: Dict[str, str], wrapper: List[str]) -> None:
         need("unshare", "wg")
         self.place = place
         number = len(list(place.path.glob("console-*")))
         self.console_path = place.path / ("console-%d" % number)
         self.stdout_path = place.path / ("stdout-%d" % number)
-        enter = ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", ENTER, "sh"]
-        paths = [str(place.sockets), str(place.fake_wg or ""), str(place.real_wg)]
         with self.console_path.open("wb") as console, self.stdout_path.open("wb") as stdout:
             status = os.fstat(console.fileno())
             values = {key: value.format(console=status) for key, value in environment.items()}
             self.process = subprocess.Popen(
-                [*enter, *paths, sys.executable, "-I", str(MODULE), *arguments],
+                [*place.enter(), *wrapper, sys.executable, "-I", str(MODULE), *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=console,
-                env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **values},
+                env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "TZ": NOON, **values},
                 start_new_session=True,
             )
         self.pid = self.process.pid  # unshare and sh replace themselves
@@ -192,7 +207,7 @@ class Daemon:
 
     def trail(self) -> List[str]:
         """What the lines of the trail say."""
-        return bodies(lines_of(self.place.trail))
+        return texts(lines_of(self.place.trail))
 
     def see(self, text: str, times: int = 1) -> None:
         """Wait until the trail has that line so many times."""
@@ -256,10 +271,12 @@ def first(pattern: str, lines: Iterable[str]) -> "Optional[re.Match[str]]":
     return None
 
 
-def command_line(*arguments: str, environment: Optional[Dict[str, str]] = None) -> "subprocess.CompletedProcess[str]":
-    """A run that ends by itself, in no namespace."""
+def command_line(
+    *arguments: str, behind: Iterable[str] = (), environment: Optional[Dict[str, str]] = None
+) -> "subprocess.CompletedProcess[str]":
+    """A run that ends by itself."""
     return subprocess.run(
-        [sys.executable, "-I", str(MODULE), *arguments],
+        [*behind, sys.executable, "-I", str(MODULE), *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **(environment or {})},
@@ -292,7 +309,7 @@ class End:
     def enter(self, *command: str) -> Tuple[str, ...]:
         """A command as it would be given on that machine."""
         enter = "nsenter --net=/run/netns/%s unshare --mount --propagation private sh -c" % self.namespace
-        return (*enter.split(), ENTER, "sh", str(self.sockets), "", "", *command)
+        return (*enter.split(), ENTER, "sh", str(self.sockets), "", "", "", *command)
 
     def inside(self, *command: str) -> str:
         return run(*self.enter(*command))

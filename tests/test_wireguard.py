@@ -4,6 +4,7 @@ import re
 from typing import List
 
 import pytest
+
 from harness import Place, Tunnel, wait_for
 
 STAMP = r"(?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d"  # around midnight a handshake shows its date
