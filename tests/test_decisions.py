@@ -3,10 +3,10 @@
 from typing import Any, List, Mapping, NamedTuple, Tuple
 
 import pytest
-from branches import record
-from values import START, Case, P, Step, at, chosen, dump, figures, identity, ids, peer_line, play, unreadable
 
 import wg_monitor
+from branches import record
+from values import START, Case, P, Step, at, chosen, dump, figures, identity, ids, peer_line, play, unreadable
 from wg_monitor import (
     EMPTY,
     NEVER,
@@ -269,6 +269,10 @@ EVENTS = [
     Case("peers of other interfaces do not count", [
         Step(0, alice() + dump("wg1", P("bob", 0)), NEW), Step(30, alice() + dump("wg1")), Step(60, alice()),
         Step(90, alice(), complaints=unreadable("wg1")),
+    ], ONLY_WG0),
+    Case("an interface that is watched goes while another one's line takes its place", [
+        Step(0, wg0() + dump("wg1", P("bob", 0))),
+        Step(30, dump("wg1", P("bob", 0), P("carol", 0)), ["IFDOWN wg0 0 0 online"]),
     ], ONLY_WG0),
     # a restart with a store
     Case("a restart is silent where nothing changed", [

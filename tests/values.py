@@ -137,7 +137,8 @@ class Case(NamedTuple):
 
 def play(case: Case, names: Mapping[str, Any]) -> List[List[str]]:
     """What the case's readings bring about, decided by the functions in `names`."""
-    table, memo = EMPTY, None  # type: Table, Optional[Memo]
+    table = EMPTY
+    memo: Optional[Memo] = None
     happened = []
     for step in case.steps:
         if step.restart:
