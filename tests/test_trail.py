@@ -1,0 +1,564 @@
+"""The trail and the outbox before it, against real files and file systems."""
+
+import fcntl
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence
+
+import pytest
+import wg_monitor
+from disks import DiskPlace
+from harness import need, scaled
+from values import ids
+from wg_monitor import EMPTY, BACKLOG_MAX, Moment, Outbox, Position, Record, Store, Trail, TrailBusy
+
+NOW = Moment(1_700_000_000.0, 5_000.0)
+
+
+@pytest.fixture
+def trail(tmp_path: Path) -> Iterator[Trail]:
+    made = Trail(str(tmp_path / "trail.log"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def disk_place() -> Iterator[DiskPlace]:
+    made = DiskPlace()
+    with made:
+        yield made
+
+
+def tell(trail: Trail, *lines: str) -> int:
+    """What the outbox does for each batch."""
+    trail.position()
+    done, error = trail.write([line.encode() + b"\n" for line in lines])
+    if error is not None:
+        raise error
+    return done
+
+
+def told(path: Path) -> List[str]:
+    """Whole lines only: a torn last one is a failure."""
+    text = path.read_text()
+    assert not text or text.endswith("\n"), "torn: %r" % text[-80:]
+    return text.split("\n")[:-1]
+
+
+# --- One file after another ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_a_new_trail_has_its_mode_whatever_the_umask_says(trail: Trail, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        tell(trail, "first")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(trail.path).st_mode) == 0o640
+
+
+def test_a_trail_that_exists_is_appended_to_and_keeps_its_mode(trail: Trail) -> None:
+    path = Path(trail.path)
+    path.write_text("from before\n")
+    path.chmod(0o600)
+    tell(trail, "new")
+    assert told(path) == ["from before", "new"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_file_is_open_for_appending_and_not_for_children(trail: Trail) -> None:
+    trail.open()
+    assert fcntl.fcntl(trail.descriptor, fcntl.F_GETFL) & os.O_APPEND
+    assert not os.get_inheritable(trail.descriptor)
+
+
+def test_a_line_goes_to_a_new_file_when_the_trail_was_moved(trail: Trail) -> None:
+    path = Path(trail.path)
+    tell(trail, "one")
+    path.rename(path.with_suffix(".1"))
+    tell(trail, "two")
+    assert told(path.with_suffix(".1")) == ["one"]
+    assert told(path) == ["two"]
+
+
+def test_a_line_goes_to_the_new_file_that_logrotate_made(trail: Trail) -> None:
+    path = Path(trail.path)
+    tell(trail, "one")
+    path.rename(path.with_suffix(".1"))
+    path.touch(0o640)
+    made = path.stat().st_ino
+    tell(trail, "two")
+    assert told(path) == ["two"] and path.stat().st_ino == made
+
+
+def test_a_deleted_trail_is_made_anew(trail: Trail) -> None:
+    tell(trail, "one")
+    os.unlink(trail.path)
+    tell(trail, "two")
+    assert told(Path(trail.path)) == ["two"]
+
+
+def test_a_trail_that_was_emptied_goes_on_at_its_beginning(trail: Trail) -> None:
+    tell(trail, "one", "two")
+    os.truncate(trail.path, 0)
+    position = trail.position()
+    assert position.size == 0
+    tell(trail, "three")
+    assert Path(trail.path).read_bytes() == b"three\n"
+
+
+def test_a_directory_that_goes_and_comes_back_costs_no_line(trail: Trail, tmp_path: Path) -> None:
+    trail.path = str(tmp_path / "logs" / "trail.log")
+    directory = Path(trail.path).parent
+    directory.mkdir()
+    tell(trail, "one")
+    directory.rename(tmp_path / "away")
+    with pytest.raises(FileNotFoundError):
+        trail.position()
+    (tmp_path / "away").rename(directory)
+    tell(trail, "two")
+    assert told(Path(trail.path)) == ["one", "two"]
+
+
+def test_what_somebody_left_unfinished_does_not_swallow_the_next_line(trail: Trail) -> None:
+    path = Path(trail.path)
+    path.write_text("half a li")
+    tell(trail, "whole")
+    assert told(path) == ["half a li", "whole"]
+
+
+def test_rotations_under_load_lose_and_tear_no_line(trail: Trail) -> None:
+    path, ended, rotated = Path(trail.path), threading.Event(), []  # type: Path, threading.Event, List[Path]
+
+    def rotate() -> None:
+        while not ended.wait(0.001):
+            if path.exists():
+                aside = path.with_name("%s.%05d" % (path.name, len(rotated)))
+                path.rename(aside)
+                rotated.append(aside)
+
+    thread = threading.Thread(target=rotate)
+    thread.start()
+    lines = ["line %d %s" % (number, "x" * (number % 300)) for number in range(scaled(3000))]
+    try:
+        for line in lines:
+            assert tell(trail, line) == 1
+    finally:
+        ended.set()
+        thread.join()
+    everywhere = [line for each in [*rotated, path] if each.exists() for line in told(each)]
+    assert everywhere == lines
+    assert rotated
+
+
+# --- What cannot be a trail ---------------------------------------------------------------------------------------
+
+
+class Unfit(NamedTuple):
+    name: str
+    make: Callable[[Path, Path], object]  # trail, another file
+    why: str
+
+
+def make_fifo(path: Path, other: Path) -> None:
+    os.mkfifo(str(path))
+
+
+def make_device(path: Path, other: Path) -> None:
+    need()
+    os.mknod(str(path), 0o600 | stat.S_IFCHR, os.makedev(1, 7))  # /dev/full: a write would be noticed
+
+
+def make_socket(path: Path, other: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+
+
+def give_away(path: Path, other: Path) -> None:
+    need()
+    path.touch()
+    os.chown(str(path), 65534, 65534)
+
+
+UNFIT = [
+    Unfit("a link", lambda path, other: path.symlink_to(other), "symbolic link"),
+    Unfit("a link to nothing", lambda path, other: path.symlink_to(other.with_suffix(".none")), "symbolic link"),
+    Unfit("a second name of another file", lambda path, other: os.link(str(other), str(path)), "2 names"),
+    Unfit("a named pipe that nobody reads", make_fifo, "not a regular file"),
+    Unfit("a device", make_device, "not a regular file"),
+    Unfit("a socket", make_socket, "No such device"),
+    Unfit("a directory", lambda path, other: path.mkdir(), "directory"),
+    Unfit("somebody else's file", give_away, "belongs to"),
+]
+
+
+@pytest.mark.parametrize("case", UNFIT, ids=ids(UNFIT))
+def test_it_is_refused_and_untouched(trail: Trail, tmp_path: Path, case: Unfit) -> None:
+    other = tmp_path / "shadow"
+    other.write_text("root:secret\n")
+    case.make(Path(trail.path), other)
+    before, count = os.lstat(trail.path), len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match=case.why):
+        trail.position()
+    assert other.read_text() == "root:secret\n"
+    after = os.lstat(trail.path)
+    assert (before.st_mode, before.st_size, before.st_uid) == (after.st_mode, after.st_size, after.st_uid)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shadow", "trail.log"]
+    assert len(os.listdir("/proc/self/fd")) == count, "a descriptor was left open"
+
+
+def test_a_directory_that_is_a_link_is_refused(trail: Trail, tmp_path: Path) -> None:
+    """The path is resolved once, at the start: a link there now was put there since."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    trail.path = str(tmp_path / "link" / "trail.log")
+    with pytest.raises(OSError):
+        trail.position()
+    assert not list((tmp_path / "real").iterdir())
+
+
+def test_what_takes_the_trails_place_later_is_refused_too(trail: Trail, tmp_path: Path) -> None:
+    other = tmp_path / "shadow"
+    other.write_text("root:secret\n")
+    tell(trail, "one")
+    os.unlink(trail.path)
+    os.symlink(str(other), trail.path)
+    with pytest.raises(OSError, match="symbolic link"):
+        trail.position()
+    os.unlink(trail.path)
+    tell(trail, "two")
+    assert other.read_text() == "root:secret\n"
+    assert told(Path(trail.path)) == ["two"]
+
+
+# --- One writer ---------------------------------------------------------------------------------------------------
+
+HOLD = "import sys, wg_monitor; wg_monitor.open_trail(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+
+
+def test_a_second_writer_is_kept_out_until_the_first_one_ends(trail: Trail, tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, trail.path],
+        cwd=str(Path(wg_monitor.__file__).parent),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with pytest.raises(TrailBusy):
+        trail.position()
+    assert wg_monitor.open_own_trail(trail.path) is None
+    holder.communicate()
+    tell(trail, "mine")
+    assert told(Path(trail.path)) == ["mine"]
+
+
+def test_the_lock_is_taken_again_after_a_rotation(trail: Trail) -> None:
+    tell(trail, "one")
+    os.rename(trail.path, trail.path + ".1")
+    tell(trail, "two")
+    with pytest.raises(TrailBusy):
+        Trail(trail.path).open()
+
+
+def test_a_rotated_trail_that_another_monitor_took_costs_no_line(trail: Trail) -> None:
+    tell(trail, "one")
+    os.rename(trail.path, trail.path + ".1")
+    other = Trail(trail.path)
+    tell(other, "theirs")
+    with pytest.raises(TrailBusy):
+        trail.position()
+    other.close()
+    tell(trail, "two")
+    assert told(Path(trail.path)) == ["theirs", "two"]
+
+
+# --- A full disk --------------------------------------------------------------------------------------------------
+
+
+def write_until_full(trail: Trail) -> int:
+    """Lines of 100 bytes until one is cut; how many are whole. A page has no place for a whole number of them."""
+    whole = 0
+    while True:
+        trail.position()
+        line = ("%08d " % whole).ljust(99, "x").encode() + b"\n"
+        done, error = trail.write([line])
+        whole += done
+        if error is not None:
+            assert done == 0 and 0 < trail.cut < 100
+            return whole
+
+
+def finish_cut_line(trail: Trail, number: int, *more: str) -> None:
+    trail.position()
+    line = ("%08d " % number).ljust(99, "x").encode() + b"\n"
+    lines = [line, *(text.encode() + b"\n" for text in more)]
+    assert trail.write(lines) == (len(lines), None)
+
+
+def test_a_line_cut_by_a_full_disk_is_finished_where_it_began(disk_place: DiskPlace) -> None:
+    disk = disk_place.memory(disk_place.logs, 64)
+    trail = Trail(str(disk_place.trail))
+    tell(trail, "first")
+    disk.fill()
+    whole = write_until_full(trail)
+    size = disk_place.trail.stat().st_size
+    assert trail.position().size == size - trail.cut
+    assert trail.write([("%08d " % whole).ljust(99, "x").encode() + b"\n"])[0] == 0  # still full
+    assert disk_place.trail.stat().st_size == size
+    disk.free()
+    finish_cut_line(trail, whole, "next")
+    lines = told(disk_place.trail)
+    assert [line[:8] for line in lines[1:-1]] == ["%08d" % number for number in range(whole + 1)]
+    assert {len(line) for line in lines[1:-1]} == {99}
+    assert lines[-1] == "next"
+    trail.close()
+
+
+def test_it_is_finished_in_the_file_that_was_moved_meanwhile(disk_place: DiskPlace) -> None:
+    disk = disk_place.memory(disk_place.logs, 64)
+    trail = Trail(str(disk_place.trail))
+    tell(trail, "first")
+    disk.fill()
+    whole = write_until_full(trail)
+    rotated = disk_place.trail.with_name("wg_monitor.log.1")
+    disk_place.trail.rename(rotated)
+    trail.reopen()  # as SIGHUP does
+    disk.free()
+    finish_cut_line(trail, whole)
+    tell(trail, "next")
+    assert len(told(rotated)) == whole + 2
+    assert told(disk_place.trail) == ["next"]
+    trail.close()
+
+
+def test_it_is_written_whole_where_that_file_was_deleted(disk_place: DiskPlace) -> None:
+    disk = disk_place.memory(disk_place.logs, 64)
+    trail = Trail(str(disk_place.trail))
+    tell(trail, "first")
+    disk.fill()
+    whole = write_until_full(trail)
+    disk_place.trail.unlink()
+    disk.free()
+    finish_cut_line(trail, whole)
+    assert [len(line) for line in told(disk_place.trail)] == [99]
+    trail.close()
+
+
+def test_an_unfinished_line_is_not_mended_in_a_way_that_tears_it_when_the_disk_is_full(disk_place: DiskPlace) -> None:
+    """Somebody's half line fills the last byte: the newline that it lacks finds no room, and nothing else may go."""
+    disk = disk_place.memory(disk_place.logs, 64)
+    disk_place.trail.write_bytes(b"h" * 4096)
+    disk.fill()
+    trail = Trail(str(disk_place.trail))
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space"):
+            trail.position()
+    disk.free()
+    tell(trail, "whole")
+    assert told(disk_place.trail) == ["h" * 4096, "whole"]
+    trail.close()
+
+
+# --- After a crash ------------------------------------------------------------------------------------------------
+
+
+class Crash(NamedTuple):
+    name: str
+    found: bytes  # what stands in the file from where the lines were to go
+    struck: int
+    cut: int
+    after: bytes = b""  # what stands there once the rest is written
+
+
+LINES = [b"one\n", b"two\n", b"three\n"]
+CRASHES = [
+    Crash("nothing was written", b"", 0, 0, b"one\ntwo\nthree\n"),
+    Crash("a part of the first line", b"o", 0, 1, b"one\ntwo\nthree\n"),
+    Crash("all of a line but its end", b"one", 0, 3, b"one\ntwo\nthree\n"),
+    Crash("a line and a part of the next", b"one\ntw", 1, 2, b"one\ntwo\nthree\n"),
+    Crash("two lines", b"one\ntwo\n", 2, 0, b"one\ntwo\nthree\n"),
+    Crash("everything", b"one\ntwo\nthree\n", 3, 0, b"one\ntwo\nthree\n"),
+    Crash("lines with somebody else's between", b"one\nstrange\ntwo\nth", 2, 2, b"one\nstrange\ntwo\nthree\n"),
+    Crash("somebody else's half line", b"one\nstra", 1, 0, b"one\nstra\ntwo\nthree\n"),
+    Crash("a line that only begins like ours", b"one\ntwofold\n", 1, 0, b"one\ntwofold\ntwo\nthree\n"),
+]
+
+
+@pytest.mark.parametrize("case", CRASHES, ids=ids(CRASHES))
+def test_lines_are_struck_out_and_a_torn_one_is_finished(tmp_path: Path, trail: Trail, case: Crash) -> None:
+    path = Path(trail.path)
+    path.write_bytes(b"before\n" + case.found)
+    position = Position(path.stat().st_dev, path.stat().st_ino, len(b"before\n"))
+    descriptor = wg_monitor.find_inode(str(tmp_path), position)
+    struck = trail.resume(descriptor, position.size, LINES)
+    os.close(descriptor)
+    assert (struck, trail.cut) == (case.struck, case.cut)
+    if struck < len(LINES):
+        trail.position()
+        assert trail.write(LINES[struck:]) == (len(LINES) - struck, None)
+    assert path.read_bytes() == b"before\n" + case.after
+
+
+def test_a_torn_line_is_finished_in_the_file_that_was_rotated_meanwhile(tmp_path: Path, trail: Trail) -> None:
+    path, rotated = Path(trail.path), tmp_path / "trail-20231027.log"
+    path.write_bytes(b"before\none\ntw")
+    position = Position(path.stat().st_dev, path.stat().st_ino, 7)
+    path.rename(rotated)
+    path.touch()
+    trail.open()
+    descriptor = wg_monitor.find_inode(str(tmp_path), position)
+    assert trail.resume(descriptor, 7, LINES) == 1
+    os.close(descriptor)
+    trail.position()
+    assert trail.write(LINES[1:2]) == (1, None)
+    tell(trail, "three")
+    assert rotated.read_bytes() == b"before\none\ntwo\n"
+    assert path.read_bytes() == b"three\n"
+
+
+def test_an_inode_that_is_gone_or_was_given_to_a_younger_file_is_not_found(tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(b"short")
+    status = path.stat()
+    assert wg_monitor.find_inode(str(tmp_path), Position(status.st_dev, status.st_ino, 6)) == -1
+    assert wg_monitor.find_inode(str(tmp_path), Position(status.st_dev, status.st_ino + 1, 0)) == -1
+    assert wg_monitor.find_inode(str(tmp_path), Position(status.st_dev + 1, status.st_ino, 0)) == -1
+    found = wg_monitor.find_inode(str(tmp_path), Position(status.st_dev, status.st_ino, 5))
+    assert os.path.samestat(os.fstat(found), status)
+    os.close(found)
+
+
+# --- The outbox ---------------------------------------------------------------------------------------------------
+
+
+def record(seq: int, text: Optional[str] = None) -> Record:
+    line = (text or "line %d" % seq).encode() + b"\n"
+    return Record(seq, NOW.wall, wg_monitor.INFORMATION, "TEST", line, None, None)
+
+
+def put(outbox: Outbox, numbers: Sequence[int]) -> None:
+    for seq in numbers:
+        outbox.seq = seq
+        outbox.put(record(seq))
+
+
+def pass_on(outbox: Outbox) -> None:
+    """As the monitor does at the end of a turn, but that errors are raised."""
+    outbox.save(EMPTY, NOW, False, 0.0)
+    outbox.write()
+
+
+def numbers_in(path: Path) -> List[int]:
+    return [int(line.split()[1]) for line in told(path)]
+
+
+def test_lines_leave_memory_once_they_are_written(trail: Trail) -> None:
+    outbox = Outbox(None, trail)
+    put(outbox, range(1, 25_001))
+    pass_on(outbox)
+    assert not outbox.lines
+    assert numbers_in(Path(trail.path)) == list(range(1, 25_001))
+
+
+def test_memory_is_bounded_and_what_it_had_no_room_for_is_counted(trail: Trail, tmp_path: Path) -> None:
+    directory = tmp_path / "later"
+    trail.path = str(directory / "trail.log")
+    outbox = Outbox(None, trail)
+    for first in (1, BACKLOG_MAX // 2, BACKLOG_MAX):
+        put(outbox, range(first, first + BACKLOG_MAX // 2 if first > 1 else BACKLOG_MAX // 2))
+        with pytest.raises(OSError):
+            pass_on(outbox)
+    last = outbox.seq
+    assert len(outbox.lines) == BACKLOG_MAX
+    assert outbox.lost_to_trail == last - BACKLOG_MAX > 0
+    directory.mkdir()
+    pass_on(outbox)
+    assert numbers_in(Path(trail.path)) == list(range(last - BACKLOG_MAX + 1, last + 1))
+    assert not outbox.lines
+
+
+def test_the_line_that_is_in_the_trail_by_half_is_not_dropped(disk_place: DiskPlace) -> None:
+    disk = disk_place.memory(disk_place.logs, 64)
+    trail = Trail(str(disk_place.trail))
+    tell(trail, "line 0")
+    disk.fill()
+    outbox = Outbox(None, trail)
+    put(outbox, range(1, 1000))
+    with pytest.raises(OSError, match="No space"):
+        pass_on(outbox)
+    assert trail.cut, "the page had room for a whole number of lines"
+    half = outbox.lines[0].seq
+    put(outbox, range(1000, 1000 + BACKLOG_MAX))
+    assert len(outbox.lines) == BACKLOG_MAX and outbox.lines[0].seq == half
+    disk.run("mount", "-o", "remount,size=8m", str(disk.path))
+    pass_on(outbox)
+    numbers = numbers_in(disk_place.trail)
+    assert numbers[: half + 1] == list(range(half + 1))
+    assert numbers[half + 1 :] == list(range(1001, 1000 + BACKLOG_MAX))
+    assert outbox.lost_to_trail == 1000 - half
+    trail.close()
+
+
+def test_with_a_store_nothing_is_lost_however_long_the_trail_is_gone(trail: Trail, tmp_path: Path) -> None:
+    directory = tmp_path / "later"
+    trail.path = str(directory / "trail.log")
+    store = Store(str(tmp_path / "state.db"))
+    store.open()
+    outbox = Outbox(store, trail)
+    last = BACKLOG_MAX + 25_000
+    for first in range(1, last, 25_000):
+        put(outbox, range(first, first + 25_000))
+        with pytest.raises(OSError):
+            pass_on(outbox)
+    assert len(outbox.lines) == BACKLOG_MAX
+    directory.mkdir()
+    pass_on(outbox)
+    assert numbers_in(Path(trail.path)) == list(range(1, last + 1))
+    assert outbox.lost_to_trail == outbox.lost_to_store == 0
+    store.close()
+
+
+def test_a_line_is_on_the_disk_before_the_store_is_told(
+    tmp_path: Path, trail: Trail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order that survives a power failure: commit, write, fsync, mark; the directory too for a new file."""
+    happened: List[str] = []
+    fsync, mark, write = os.fsync, Store.mark_trail, os.write
+
+    def fsync_(descriptor: int) -> None:
+        fsync(descriptor)
+        happened.append("fsync " + ("directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "trail"))
+
+    def write_(descriptor: int, data: bytes) -> int:
+        happened.append("write")
+        return write(descriptor, data)
+
+    def mark_(self: Store, *arguments: object) -> None:
+        happened.append("mark")
+        mark(self, *arguments)  # type: ignore[arg-type]
+
+    def save_(self: Store, *arguments: object) -> None:
+        save(self, *arguments)  # type: ignore[arg-type]
+        happened.append("commit")
+
+    save = Store.save
+    monkeypatch.setattr(os, "fsync", fsync_)
+    monkeypatch.setattr(os, "write", write_)
+    monkeypatch.setattr(Store, "mark_trail", mark_)
+    monkeypatch.setattr(Store, "save", save_)
+    store = Store(str(tmp_path / "state.db"))
+    store.open()
+    outbox = Outbox(store, trail)
+    put(outbox, [1, 2])
+    pass_on(outbox)
+    put(outbox, [3])
+    pass_on(outbox)
+    store.close()
+    once = ["commit", "write", "fsync trail", "mark"]
+    assert happened == ["fsync directory", *once, *once]
