@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Tuple
@@ -186,7 +187,10 @@ def test_help_tells_a_settings_meaning_and_variable(option: wg_monitor.Option) -
 
 def constants(node: ast.AST) -> Iterator[str]:
     for child in ast.walk(node):
-        if isinstance(child, ast.Constant) and isinstance(child.value, str):
+        if sys.version_info < (3, 8):
+            if isinstance(child, ast.Str):
+                yield child.s
+        elif isinstance(child, ast.Constant) and isinstance(child.value, str):
             yield child.value
 
 
