@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence
 
 import pytest
+
 import wg_monitor
 from disks import DiskPlace
 from harness import need, scaled
 from values import ids
-from wg_monitor import EMPTY, BACKLOG_MAX, Moment, Outbox, Position, Record, Store, Trail, TrailBusy
+from wg_monitor import BACKLOG_MAX, EMPTY, Moment, Outbox, Position, Record, Store, Trail, TrailBusy
 
 NOW = Moment(1_700_000_000.0, 5_000.0)
 
