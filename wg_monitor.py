@@ -464,7 +464,7 @@ def parse(
     else:
         lines = output.split(b"\n")
         digests = list(map(hash, lines))
-    reading, meters = parse_all(lines, known, wanted, boot, unreadable, unclear)
+    reading, meters = parse_all(lines, known, settings, boot, unreadable, unclear)
     # A peer whose line is spoiled is not in the memo: until all lines parse again, each reading is parsed whole.
     return reading, None if reading.spoiled else Memo(whole, digests, meters, reading.interfaces)
 
@@ -519,7 +519,7 @@ def skim(
 def parse_all(
     lines: Sequence[bytes],
     known: Mapping[Identity, Known],
-    wanted: FrozenSet[str],
+    settings: "Settings",
     boot: float,
     unreadable: FrozenSet[str],
     unclear: int,
@@ -529,6 +529,9 @@ def parse_all(
     present: Set[Identity] = set()
     meters: List[Optional[Meter]] = []
     spoiled: Dict[str, int] = {"": unclear} if unclear else {}
+    wanted = settings.interface
+    # What stands where a name should is only believed where something vouches for it: it may be the end of a key.
+    vouched = settings.interface | {identity[0] for identity in known}
     for line in lines[:-1]:  # the last newline ends the last line
         meters.append(None)
         match = LINE_START.match(line)
@@ -537,10 +540,12 @@ def parse_all(
             continue
         if name not in interfaces and INTERFACE_LINE.fullmatch(line):
             interfaces.add(name)
+            meters[-1] = Meter(("", ""), 0, 0)  # nobody's, so that a change of this line is never skipped
             continue
         facts = parse_peer(line) if name in interfaces else None
         if facts is None or facts.identity in present:
-            spoiled[name] = spoiled.get(name, 0) + 1
+            whose = name if name in interfaces or name in vouched else ""
+            spoiled[whose] = spoiled.get(whose, 0) + 1
             continue
         peer = meet(facts, known.get(facts.identity), boot)
         peers.append(peer)
@@ -667,9 +672,10 @@ def settle(
     alive = after.handshake != 0 and now.boot - sign < settings.threshold
     events: List[Event] = []
     if alive and after.session is None:
-        by_traffic = sign > after.made
-        start = now.wall - (now.boot - sign) if by_traffic else float(after.handshake)
-        session = Session(number, start, sign, mark.received, mark.transmitted, after.endpoint, 0.0)
+        began, start = after.made, float(after.handshake)
+        if now.boot - began >= settings.threshold:  # the handshake alone would not do: it is the received bytes
+            began, start = sign, now.wall - (now.boot - sign)
+        session = Session(number, start, began, mark.received, mark.transmitted, after.endpoint, 0.0)
         after = after._replace(session=session)
         events.append(Event("ONLINE", now.wall, iface, after, new=before is None))
     elif before is None:
@@ -727,7 +733,7 @@ def decide_interfaces(table: Table, reading: Reading, now: Moment) -> Tuple[Dict
         whole = not unclear and name not in reading.spoiled
         read = now.boot if whole else before.read if before is not None else NEVER
         interfaces[name] = Interface(True, read, now.wall)
-    for name in unknown - {""}:
+    for name in unknown - {""} if table.last is None else ():
         interfaces.setdefault(name, Interface(True, NEVER, now.wall))
     for name in sorted(interfaces):
         before = interfaces[name]
@@ -1066,10 +1072,7 @@ class Console:
     def __init__(self, journal_stream: str) -> None:
         self.descriptor, self.journal = 2, False
         for descriptor in (1, 2):
-            try:
-                status = os.fstat(descriptor)
-            except OSError:
-                continue
+            status = os.fstat(descriptor)
             if journal_stream == "%d:%d" % (status.st_dev, status.st_ino):
                 self.descriptor, self.journal = descriptor, True
         self.send = unblocked(self.descriptor)
@@ -1103,7 +1106,7 @@ class Console:
 def unblocked(descriptor: int) -> Callable[[bytes], int]:
     """How to write to a descriptor without ever waiting. Others may share it, so that it is not changed itself: a
     socket is told at each call, a pipe or a terminal is opened once more."""
-    mode = os.fstat(descriptor).st_mode if descriptor_is_open(descriptor) else 0
+    mode = os.fstat(descriptor).st_mode
     if stat.S_ISSOCK(mode):
         connection = socket.socket(fileno=os.dup(descriptor))
         return lambda data: connection.send(data, socket.MSG_DONTWAIT)
@@ -1116,14 +1119,6 @@ def unblocked(descriptor: int) -> Callable[[bytes], int]:
         else:
             return lambda data: os.write(own, data)
     return lambda data: os.write(descriptor, data)
-
-
-def descriptor_is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
 
 
 def select_now(descriptor: int, event: int, timeout_s: float = 0.0) -> bool:
@@ -1155,6 +1150,8 @@ def open_trail(path: str) -> int:
     directory must not be able to have root append to /etc/shadow."""
     directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
+        if os.readlink("/proc/self/fd/%d" % directory) != os.path.dirname(path):
+            raise OSError(errno.EPERM, "a directory above it was exchanged")
         name = os.path.basename(path)
         flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
@@ -1241,7 +1238,7 @@ class Trail:
                 written += os.write(self.descriptor, data[written:])
             os.fsync(self.descriptor)
         except OSError as caught:
-            error = caught
+            error = caught.with_traceback(None)  # its frames hold the lines, and no collector comes for them
         whole = 0
         for line in lines:
             if written < len(line):
@@ -1261,9 +1258,11 @@ class Trail:
         for line in found:
             struck += struck < len(lines) and lines[struck] == line + b"\n"
         if torn and struck < len(lines) and lines[struck].startswith(torn):
-            self.close()
-            self.descriptor, self.cut = os.dup(descriptor), len(torn)
-            os.set_inheritable(self.descriptor, False)
+            if self.descriptor < 0 or not os.path.sameopenfile(self.descriptor, descriptor):
+                self.close()
+                self.descriptor = os.dup(descriptor)
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.cut = len(torn)
         return struck
 
     def reopen(self) -> None:
@@ -1331,6 +1330,7 @@ MIGRATIONS = (
     """,
 )
 
+SHAPES = {"t": str, "i": int, "r": float, "b": bytes}
 HOOK_NONE, HOOK_DUE, HOOK_DONE, HOOK_DROPPED = range(4)
 
 
@@ -1414,10 +1414,18 @@ class Store:
     def faults(self) -> "StoreFaults":
         return StoreFaults(self)
 
-    def rows(self, query: str, *arguments: Any) -> List[Any]:
+    def rows(self, shape: str, query: str, *arguments: Any) -> List[Any]:
+        """`shape` has a letter for each column (SHAPES), a capital where it may be NULL: SQLite's columns hold what
+        they are given, and a flipped bit gives them anything."""
         if self.database is None:
             raise StoreFault("it is not open")
-        return self.database.execute(query, arguments).fetchall()
+        kinds = [(SHAPES[letter.lower()], type(None) if letter.isupper() else ()) for letter in shape]
+        rows = self.database.execute(query, arguments).fetchall()
+        for row in rows:
+            for value, kind in zip(row, kinds):
+                if not isinstance(value, kind):
+                    raise StoreFault("a row has a foreign shape", damaged=True)
+        return rows
 
     def transact(self, statements: Iterable[Tuple[str, Iterable[Sequence[Any]]]], durable: bool = True) -> None:
         """All or nothing. `durable` survives a power failure as soon as this returns."""
@@ -1437,23 +1445,28 @@ class Store:
     def load(self, settings: Settings, now: Moment) -> Loaded:
         """Everything that outlives a run. After a reboot, places on the boot clock come from the wall clock."""
         with self.faults():
-            found = self.rows("SELECT boot_id, wall, boot, complete, steady, device, inode, size, written FROM monitor")
-            seq = self.rows("SELECT coalesce(max(seq), 0) FROM events")[0][0]
+            found = self.rows(
+                "trrRrTTIi", "SELECT boot_id, wall, boot, complete, steady, device, inode, size, written FROM monitor"
+            )
+            seq = self.rows("i", "SELECT coalesce(max(seq), 0) FROM events")[0][0]
             if not found:
                 return Loaded(EMPTY, None, True, 0.0, seq, [])
             boot, wall, boot_time, complete, steady, device, inode, size, self.written = found[0]
             self.watched = Moment(wall, boot_time)
-            if inode is not None:
+            if device is not None and inode is not None and size is not None:
                 self.position = Position(int(device), int(inode), size)
             same_boot = boot == self.boot_id
             self.complete = from_null(complete) if same_boot else NEVER
             table = self.load_table(settings, now if not same_boot else None)
+            if same_boot:
+                self.saved = table.peers
             jobs = [
                 Job(*row)
                 for row in self.rows(
-                    "SELECT seq, kind, interface, coalesce(public_key, ''), coalesce(endpoint, ''),"
+                    "itttttii",
+                    "SELECT seq, kind, coalesce(interface, ''), coalesce(public_key, ''), coalesce(endpoint, ''),"
                     " coalesce(allowed_ips, ''), coalesce(handshake, 0), coalesce(online, 0)"
-                    " FROM events WHERE hook = 1 ORDER BY seq"
+                    " FROM events WHERE hook = 1 ORDER BY seq",
                 )
             ]
             watched = self.watched if wall else None
@@ -1464,12 +1477,13 @@ class Store:
         sessions = {
             row[0]: Session(*row)
             for row in self.rows(
+                "irriitr",
                 "SELECT number, start, began, received_before, sent_before, endpoints, unwatched"
-                " FROM sessions WHERE reason IS NULL"
+                " FROM sessions WHERE reason IS NULL",
             )
         }
         peers: Dict[Identity, Known] = {}
-        for row in self.rows("SELECT * FROM peers"):
+        for row in self.rows("ttttiiRiiiiRRiI", "SELECT * FROM peers"):
             (
                 name,
                 key,
@@ -1505,10 +1519,10 @@ class Store:
         interfaces = {
             # A handshake that has moved is known to be younger than the peer's row, and all rows than `complete`.
             name: Interface(bool(up), min(from_null(read), self.complete), wall)
-            for name, up, read, wall in self.rows("SELECT name, up, read, wall FROM interfaces")
+            for name, up, read, wall in self.rows("tiRr", "SELECT name, up, read, wall FROM interfaces")
             if not wanted or name in wanted
         }
-        highest = self.rows("SELECT coalesce(max(number), 0) FROM sessions")[0][0]
+        highest = self.rows("i", "SELECT coalesce(max(number), 0) FROM sessions")[0][0]
         return Table(peers, interfaces, None, NEVER, highest, sum(k.session is not None for k in peers.values()))
 
     def end_unwatched(self, wanted: Iterable[str], now: Moment) -> None:
@@ -1538,6 +1552,7 @@ class Store:
     def save(self, records: Sequence[Record], table: Table, now: Moment, every: bool, steady: float) -> None:
         """One transaction: lines with their events, what they changed, and where the trail will take them up.
         `every`: all peers that have changed since they were saved, not only those of the events."""
+        every = every or not self.saved  # a new store, or one of another boot, whose clock its rows have
         events = [record.event for record in records if record.event is not None]
         touched = {event.peer.identity for event in events if event.peer is not None}
         if every:
@@ -1562,8 +1577,8 @@ class Store:
                         session_rows(chain((event.peer for event in events), changed)),
                     ),
                     (
-                        "UPDATE sessions SET endpoints = ?, unwatched = ? WHERE number = ?",
-                        ((k.session.endpoints, k.session.unwatched, k.session.number) for k in changed if k.session),
+                        "UPDATE sessions SET began = ?, endpoints = ?, unwatched = ? WHERE number = ?",
+                        session_changes(changed),
                     ),
                     (
                         "UPDATE sessions SET last_seen = ?, detected = ?, length = ?, received = ?, sent = ?,"
@@ -1606,7 +1621,7 @@ class Store:
     def unwritten(self, upto: int, limit: int) -> List[Tuple[int, bytes]]:
         query = "SELECT seq, line FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
         with self.faults():
-            return self.rows(query, self.written, upto, limit)
+            return self.rows("ib", query, self.written, upto, limit)
         return []
 
     def prune(self, before: float) -> None:
@@ -1673,10 +1688,10 @@ class StoreFaults:
             return
         import sqlite3
 
-        # SQLite's "malformed" and "not a database" arrive as plain DatabaseError; so do rows of a foreign shape.
+        # SQLite's "malformed" and "not a database" arrive as plain DatabaseError, damaged numbers as the others.
         if isinstance(error, (sqlite3.OperationalError, OSError)):
             raise StoreFault(reason_of(error)) from error
-        if isinstance(error, (sqlite3.DatabaseError, ValueError, TypeError)):
+        if isinstance(error, (sqlite3.Error, ValueError, ArithmeticError)):
             raise StoreFault(reason_of(error), damaged=True) from error
 
 
@@ -1709,6 +1724,13 @@ def session_rows(peers: Iterable[Optional[Known]]) -> Iterator[Tuple[Any, ...]]:
         if peer is not None and peer.session is not None:
             s = peer.session
             yield (s.number, *peer.identity, s.start, s.began, s.received, s.transmitted, s.endpoints, s.unwatched)
+
+
+def session_changes(peers: Iterable[Known]) -> Iterator[Tuple[Any, ...]]:
+    for peer in peers:
+        if peer.session is not None:
+            s = peer.session
+            yield s.began, s.endpoints, s.unwatched, s.number
 
 
 def ended_rows(events: Iterable[Event]) -> Iterator[Tuple[Any, ...]]:
@@ -1822,9 +1844,9 @@ class Outbox:
                 fault = self.mark(position._replace(size=size)) or fault
                 self.tidy()
             if error is not None:
-                raise error
+                raise OSError(error.errno, error.strerror)
         if fault is not None:
-            raise fault
+            raise StoreFault(str(fault), fault.damaged)
 
     def mark(self, position: Position) -> Optional[StoreFault]:
         """Tell the store how far the trail is. A store that cannot hear it stops no line."""
@@ -1832,7 +1854,7 @@ class Outbox:
             if self.store is not None:
                 self.store.mark_trail(position, self.written)
         except StoreFault as fault:
-            return fault
+            return fault.with_traceback(None)
         return None
 
     def recover(self) -> str:
@@ -2312,7 +2334,7 @@ class Monitor:
                 store.end_unwatched(self.settings.interface, now)
             return loaded
         except StoreFault as fault:
-            return fault
+            return fault.with_traceback(None)
 
     def take_up_hooks(self, jobs: Sequence[Job]) -> None:
         """The hook runs that the run before left."""
@@ -2887,7 +2909,18 @@ def tell_bug(kind: Any, error: BaseException, trace: Any) -> None:
     sys.stderr.write("%s: %s\n" % (kind.__name__, printable(str(error))))
 
 
+def hold_standard_streams() -> None:
+    """A stream that was closed at the start leaves its number to the next file that is opened: it must not be the
+    trail or the store."""
+    while True:
+        descriptor = os.open("/dev/null", os.O_RDWR)
+        if descriptor > 2:
+            os.close(descriptor)
+            return
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
+    hold_standard_streams()
     sys.excepthook = tell_bug
     try:
         arguments = vars(build_parser().parse_args(argv))
