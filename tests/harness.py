@@ -94,8 +94,9 @@ def texts(lines: Iterable[str]) -> List[str]:
 # is to be seen then.
 ENTER = """
 mkdir -p /run/wireguard && mount --bind "$1" /run/wireguard || exit 99
-[ -z "$2" ] || mount --bind "$2" /var/log || exit 99
-[ -z "$3" ] || { mount --bind "$(command -v wg)" "$4" && mount --bind "$3" "$(command -v wg)"; } || exit 99
+[ -z "$2" ] || mount --rbind "$2" /var/log || exit 99
+wg=$(PATH=/usr/bin:/usr/sbin:/bin:/sbin; command -v wg)
+[ -z "$3" ] || { mount --bind "$wg" "$4" && mount --bind "$3" "$wg"; } || exit 99
 shift 4
 exec "$@"
 """
