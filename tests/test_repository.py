@@ -1,0 +1,91 @@
+"""The repository checks itself: lint, types, shell scripts, white space, and that it can be installed."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import List
+
+import pytest
+
+import wg_monitor
+from harness import PROJECT, lacking, need
+
+pytestmark = pytest.mark.once
+
+SHELL_SCRIPTS = ["tests/run", ".ci/run", "install.sh"]
+
+
+def judge(*command: str) -> None:
+    """A tool that has nothing to say."""
+    need(command[0], root=False)
+    done = subprocess.run(command, cwd=str(PROJECT), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def sources() -> List[Path]:
+    """Every text file that is ours."""
+    need("git", root=False)
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=str(PROJECT), stdout=subprocess.PIPE, check=False)
+    if listed.returncode:
+        lacking("needs a git checkout")
+    return [PROJECT / name for name in listed.stdout.decode().split("\0") if name and (PROJECT / name).is_file()]
+
+
+def test_ruff_has_nothing_to_say() -> None:
+    judge("ruff", "check", ".")
+
+
+def test_mypy_has_nothing_to_say() -> None:
+    judge("mypy", "wg_monitor.py", "tests/")
+
+
+@pytest.mark.parametrize("script", SHELL_SCRIPTS)
+def test_shellcheck_has_nothing_to_say(script: str) -> None:
+    judge("shellcheck", script)
+
+
+@pytest.mark.parametrize("script", SHELL_SCRIPTS)
+def test_what_is_to_be_run_can_be(script: str) -> None:
+    assert os.access(str(PROJECT / script), os.X_OK)
+
+
+def test_files_end_with_a_newline_and_lines_without_white_space() -> None:
+    wrong = []
+    for path in sources():
+        data = path.read_bytes()
+        if data and (not data.endswith(b"\n") or b"\r" in data or any(line != line.rstrip() for line in data.split(b"\n"))):
+            wrong.append(str(path))
+    assert wrong == []
+
+
+def test_the_module_needs_the_standard_library_only() -> None:
+    """Every import of it, those of one function included, is a part of Python."""
+    tree = ast.parse((PROJECT / "wg_monitor.py").read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    if sys.version_info < (3, 10):
+        lacking("needs Python 3.10, which knows its own modules")
+    assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+def test_pip_installs_the_command(tmp_path: Path) -> None:
+    """From a copy: building leaves files beside the sources."""
+    copy = tmp_path / "wg_monitor"
+    copy.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "wg_monitor.py"):
+        shutil.copy(str(PROJECT / name), str(copy))
+    environment = tmp_path / "environment"
+    judge(sys.executable, "-m", "venv", str(environment))
+    python = str(environment / "bin/python")
+    pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    probe = [*pip, "download", "--no-deps", "--dest", str(tmp_path), "setuptools"]
+    if subprocess.run(probe, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False).returncode:
+        lacking("needs a package index, for setuptools")
+    judge(*pip, "install", str(copy))
+    command = str(environment / "bin/wg-monitor")
+    said = subprocess.run([command, "--version"], stdout=subprocess.PIPE, check=True, text=True).stdout
+    assert said == "wg_monitor %s\n" % wg_monitor.VERSION
+    assert subprocess.run([command, "--interval", "0"], stderr=subprocess.PIPE, check=False).returncode == 2
