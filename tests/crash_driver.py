@@ -1,0 +1,191 @@
+"""wg_monitor.py with a fault point: it ends by SIGKILL when a seam is reached for the nth time.
+
+    python3 crash_driver.py SEAM NTH INTERVAL TRUTH FLAG...
+
+The monitor has no test hooks; its functions are wrapped from here, before its main() runs. TRUTH is a file to which
+each run adds a line `run`, and then, before the monitor deals with it, the output and the standard error of each
+successful `wg` in base64.
+INTERVAL may be a fraction of a second.
+"""
+
+import base64
+import os
+import random
+import signal
+import sqlite3
+import sys
+from types import FrameType
+from typing import Any, Callable, Optional
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import wg_monitor
+
+write, fsync = os.write, os.fsync
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Fault:
+    """The one seam of this run, and how often it is still to be passed."""
+
+    def __init__(self, seam: str, nth: int) -> None:
+        self.seam, self.left = seam, nth
+
+    def reach(self, seam: str) -> bool:
+        """Is this the moment?"""
+        if seam != self.seam:
+            return False
+        self.left -= 1
+        return self.left == 0
+
+    def at(self, seam: str) -> None:
+        if self.reach(seam):
+            die()
+
+
+def around(owner: Any, name: str, fault: Fault, seam: str) -> None:
+    """Seams before and after a function."""
+    inner: Callable[..., Any] = getattr(owner, name)
+
+    def wrapped(*arguments: Any, **more: Any) -> Any:
+        fault.at("before " + seam)
+        result = inner(*arguments, **more)
+        fault.at("after " + seam)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def connection(fault: Fault) -> Any:
+    class Connection(sqlite3.Connection):
+        def execute(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
+            if statement != "COMMIT":
+                return super().execute(statement, *arguments)
+            fault.at("before COMMIT")
+            cursor = super().execute(statement)
+            fault.at("after COMMIT")
+            return cursor
+
+        def executemany(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
+            cursor = super().executemany(statement, *arguments)
+            fault.at("inside a transaction")
+            return cursor
+
+    return Connection
+
+
+def cut_database(fault: Fault) -> None:
+    connect = sqlite3.connect
+    kind = connection(fault)
+
+    def connect_(*arguments: Any, **more: Any) -> Any:
+        return connect(*arguments, factory=kind, **more)
+
+    sqlite3.connect = connect_
+
+
+def cut_trail(fault: Fault) -> None:
+    """The trail's own writes, in their middle too, and the fsync that follows."""
+    trail_write = wg_monitor.Trail.write
+    inside = rest = False
+
+    def write_(descriptor: int, data: Any) -> int:
+        if inside:
+            fault.at("before the write")
+            if fault.reach("in the middle of the write") or rest and fault.reach("in the middle of a torn line's rest"):
+                write(descriptor, data[: random.randrange(1, len(data))])
+                die()
+        count = write(descriptor, data)
+        if inside:
+            fault.at("after the write")
+        return count
+
+    def fsync_(descriptor: int) -> None:
+        fsync(descriptor)
+        if inside:
+            fault.at("after fsync")
+
+    def trail_write_(self: wg_monitor.Trail, lines: Any) -> Any:
+        nonlocal inside, rest
+        inside, rest = True, self.cut > 0
+        try:
+            return trail_write(self, lines)
+        finally:
+            inside = False
+
+    os.write, os.fsync = write_, fsync_  # type: ignore[assignment]
+    wg_monitor.Trail.write = trail_write_  # type: ignore[method-assign]
+
+
+def cut_lines(fault: Fault) -> None:
+    """At the nth line of Python that runs in the monitor's effects, whichever it is."""
+    if fault.seam != "any line":
+        return
+    first = wg_monitor.Trail.__init__.__code__.co_firstlineno
+    last = wg_monitor.Wakeup.__init__.__code__.co_firstlineno
+    loop = wg_monitor.Monitor.open.__code__.co_firstlineno
+
+    def trace(frame: FrameType, what: str, argument: Any) -> Optional[Callable[..., Any]]:
+        number = frame.f_code.co_firstlineno
+        mine = frame.f_code.co_filename == wg_monitor.__file__ and (first <= number < last or number >= loop)
+        return line if mine else None
+
+    def line(frame: FrameType, what: str, argument: Any) -> Optional[Callable[..., Any]]:
+        fault.at("any line")
+        return line
+
+    sys.settrace(trace)
+
+
+def tell_truth(path: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    write(descriptor, b"run\n")
+    answer = wg_monitor.Probe.answer
+
+    def answer_(self: wg_monitor.Probe) -> Any:
+        output, complaints, why = answer(self)
+        if not why:
+            write(descriptor, b"%s %s\n" % (base64.b64encode(output), base64.b64encode(complaints.encode())))
+        return output, complaints, why
+
+    wg_monitor.Probe.answer = answer_  # type: ignore[method-assign]
+
+
+def hurry(interval: float) -> None:
+    parse_settings = wg_monitor.parse_settings
+
+    def parse_settings_(*arguments: Any) -> wg_monitor.Settings:
+        return parse_settings(*arguments)._replace(interval=interval)  # type: ignore[arg-type]
+
+    wg_monitor.parse_settings = parse_settings_  # type: ignore[assignment]
+
+
+def main() -> int:
+    seam, nth, interval, truth = sys.argv[1:5]
+    fault = Fault(seam, int(nth))
+    random.seed(seam + nth)
+    tell_truth(truth)
+    hurry(float(interval))
+    cut_database(fault)
+    cut_trail(fault)
+    around(wg_monitor, "open_trail", fault, "opening the trail")
+    around(wg_monitor, "find_inode", fault, "finding the trail's inode")
+    around(wg_monitor.Trail, "resume", fault, "striking out lines")
+    around(wg_monitor, "judge_script", fault, "starting a hook")
+    around(wg_monitor.Store, "open", fault, "opening the store")
+    around(wg_monitor.Store, "load", fault, "loading the store")
+    around(wg_monitor.Store, "mark_trail", fault, "marking the trail")
+    around(wg_monitor.Store, "mark_hooks", fault, "marking hooks")
+    around(wg_monitor.HookRunner, "add", fault, "queueing a hook")
+    around(wg_monitor.Run, "words", fault, "reporting a hook")
+    around(wg_monitor.Trail, "position", fault, "asking where the trail stands")
+    around(wg_monitor.Trail, "mend", fault, "mending the trail")
+    cut_lines(fault)
+    return wg_monitor.main(sys.argv[5:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
