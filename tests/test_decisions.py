@@ -10,11 +10,15 @@ from values import START, Case, P, Step, at, chosen, dump, figures, identity, id
 from wg_monitor import (
     EMPTY,
     NEVER,
+    Ended,
+    Event,
     Interface,
     Known,
+    Mark,
     Meter,
     Moment,
     Reading,
+    Session,
     Table,
     Trouble,
 )
@@ -454,6 +458,10 @@ SESSIONS = [
         Step(560, alice(rx=35, tx=20)),
         Step(900, alice(rx=35, tx=20), ["OFFLINE idle: 530 to 560, 30 long, 25 in, 10 out, 192.0.2.1:51820"]),
     ], TRAFFIC, figures),
+    Case("by traffic, a session that a handshake begins starts at it, whatever came with it", [
+        Step(0, wg0(P("alice")), ["OFFLINE"]), Step(30, alice(20, rx=100), ["ONLINE at 20"]),
+        Step(60, "", ["IFDOWN", "OFFLINE interface-down: 20 to 30, 10 long, 100 in, 0 out, 192.0.2.1:51820"]),
+    ], TRAFFIC, figures),
     Case("by traffic, the same where the whole output had to be parsed", [
         Step(500, alice(rx=10, tx=10), ["OFFLINE"]), Step(530, alice(rx=30, tx=20) + dump("wg1"), ["IFUP", "ONLINE at 530"]),
         Step(900, alice(rx=30, tx=20), ["IFDOWN", "OFFLINE idle: 530 to 530, 0 long, 20 in, 10 out, 192.0.2.1:51820"]),
@@ -498,6 +506,19 @@ def interfaces(*names: str) -> Reading:
     return Reading(frozenset(names), [], None)
 
 
+def with_session(name: str, number: int, unwatched: float = 0.0) -> Known:
+    session = Session(number, 1000.0, -50.0, 1, 2, "here", unwatched)
+    return KNOWN._replace(identity=identity("wg0", name), session=session)
+
+
+def ended(number: int, last_seen: float, unwatched: float = 0.0) -> Event:
+    return Event("OFFLINE", 0.0, "wg0", KNOWN, ended=Ended(number, 0.0, last_seen, 0.0, 0, 0, "", unwatched, "idle"))
+
+
+def peers(*every: Known) -> Table:
+    return EMPTY._replace(peers={known.identity: known for known in every})
+
+
 def trouble_keys(troubles: List[Trouble]) -> List[str]:
     return [trouble.key for trouble in troubles]
 
@@ -522,6 +543,36 @@ CALLS = [
     Call("more allowed IPs are others", "other_ips", ("a", "a,b"), True),
     Call("none are others than some", "other_ips", ("", "a"), True),
     Call("nobody without a session ends one", "end_session", (KNOWN, METER.mark(), "idle", at(0)), None),
+    Call(
+        "a session that ended before this boot is dated by its own clock",
+        "end_session",
+        (with_session("alice", 1)._replace(made=-40.0), Mark(11, 22, -20.0), "idle", Moment(9e8, 30.0)),
+        Ended(1, 1000.0, 1030.0, 30.0, 10, 20, "here", 0.0, "idle"),
+    ),
+    Call(
+        "a session whose last sign of life is not in its beginning is dated by the clock of now",
+        "end_session",
+        (with_session("alice", 1), Mark(0, 0, 90.0), "idle", Moment(5000.0, 100.0)),
+        Ended(1, 1000.0, 4990.0, 140.0, 0, 0, "here", 0.0, "idle"),
+    ),
+    Call(
+        "sessions that go on through a gap are marked, those that began after it are not",
+        "span",
+        (peers(KNOWN, with_session("bob", 3, 5.0), with_session("carol", 4)), [], 3, Moment(1000.0, 0.0), 60.0),
+        (peers(KNOWN, with_session("bob", 3, 65.0), with_session("carol", 4)), []),
+    ),
+    Call(
+        "sessions that ended are marked where they had a sign of life in the gap",
+        "span",
+        (
+            EMPTY,
+            [ended(3, 1001.0, 5.0), ended(3, 1000.0), ended(4, 1001.0), Event("IFUP", 0.0, "wg0")],
+            3,
+            Moment(1000.0, 0.0),
+            60.0,
+        ),
+        (EMPTY, [ended(3, 1001.0, 65.0), ended(3, 1000.0), ended(4, 1001.0), Event("IFUP", 0.0, "wg0")]),
+    ),
     Call("nothing sent since means idle", "silence", (KNOWN,), "idle"),
     Call("a steady clock made no step", "clock_step", (at(0), at(30)), 0.0),
     Call("a second is no step", "clock_step", (at(0), at(30, 1.0)), 0.0),

@@ -313,16 +313,20 @@ class Truth:
         self.happened = []
         wanted = self.settings.interface or set(LINKS)
         links = {link: members for link, members in sample.links.items() if link in wanted}
-        hidden, spoiled = sample.hidden & wanted, sample.spoiled & wanted
+        hidden, spoiled, unclear = sample.hidden & wanted, sample.spoiled & wanted, sample.unclear
+        # The name in a spoiled line is not believed without a good line, a peer or a setting of that name.
+        doubtful = (hidden & spoiled) - {link for link, _ in self.peers} - self.settings.interface
+        if doubtful:
+            hidden, spoiled, unclear = hidden - doubtful, spoiled - doubtful, True
         for link, members in links.items():
             if not self.links.get(link, self.first):
                 self.tell("IFUP", link, peers=len(members))
         for link, up in list(self.links.items()):
-            if up and link not in links and link not in hidden and not sample.unclear:
+            if up and link not in links and link not in hidden and not unclear:
                 self.go_down(link, now)
         for identity in list(self.peers):
             link, peer = identity
-            if link in links and not sample.unclear and link not in spoiled:
+            if link in links and not unclear and link not in spoiled:
                 if peer not in {key(name) for name in links[link]}:
                     figures = self.end(self.peers[identity], "removed", now)
                     del self.peers[identity]
@@ -332,7 +336,7 @@ class Truth:
                 self.look(link, p, now)
         for link in links:
             self.links[link] = True
-            if not sample.unclear and link not in spoiled:
+            if not unclear and link not in spoiled:
                 self.read[link] = now.boot
         if self.first:
             for link in hidden:
@@ -382,8 +386,10 @@ class Truth:
         alive = handshake != 0 and now.boot - sign < self.settings.threshold
         session = record.session
         if alive and session is None:
-            start = float(handshake) if sign == record.made else now.wall - (now.boot - sign)
-            record.session = Session(identity, start, sign, old.rx, old.tx, record.endpoint)
+            began, start = record.made, float(handshake)
+            if now.boot - began >= self.settings.threshold:  # it was the bytes
+                began, start = sign, now.wall - (now.boot - sign)
+            record.session = Session(identity, start, began, old.rx, old.tx, record.endpoint)
             self.tell("ONLINE", link, identity[1], new=new, endpoint=record.endpoint or None, online=True)
         elif new:
             self.tell("OFFLINE", link, identity[1], new=True, online=False)

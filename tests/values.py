@@ -4,7 +4,9 @@ Times in the cases are seconds since START; a peer's key is its name, filled up.
 """
 
 import os
-from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+import time
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import wg_monitor
 from wg_monitor import EMPTY, NEVER, Event, Identity, Memo, Moment, Reading, Settings, Table
@@ -22,6 +24,21 @@ def scale() -> float:
     """How much of the long tests is run: all of it in CI, a twentieth where nobody says otherwise."""
     default = "1" if os.environ.get("CI") else "0.05"
     return float(os.environ.get("WG_MONITOR_TEST_SCALE") or default)
+
+
+@contextmanager
+def zone(name: str) -> Iterator[None]:
+    """Local time as it is there."""
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = name
+    time.tzset()
+    try:
+        yield
+    finally:
+        del os.environ["TZ"]
+        if before is not None:
+            os.environ["TZ"] = before
+        time.tzset()
 
 
 def key(name: str) -> str:

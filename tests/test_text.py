@@ -1,0 +1,202 @@
+"""Text from outside made harmless, and numbers made readable."""
+
+import errno
+import unicodedata
+from typing import Iterator, NamedTuple
+
+import pytest
+
+import wg_monitor
+from values import PRESHARED_KEY, PRIVATE_KEY, ids, zone
+
+AUTUMN = 1_698_400_800  # 2023-10-27 10:00:00 UTC
+
+
+@pytest.fixture(autouse=True)
+def utc() -> Iterator[None]:
+    with zone("UTC"):
+        yield
+
+
+class Text(NamedTuple):
+    name: str
+    given: str
+    shown: str
+
+
+PRINTABLE = [
+    Text("plain text stays", "wg0: no such device", "wg0: no such device"),
+    Text("letters of other scripts stay", "Größe 大小", "Größe 大小"),
+    Text("line ends and tabs become spaces", "a\nb\rc\td", "a b c d"),
+    Text("escape sequences lose their beginning", "\x1b[31mred\x1b[0m", "?[31mred?[0m"),
+    Text("the eight-bit control characters go", "a\x9b31m", "a?31m"),
+    Text("NUL and DEL go", "a\0b\x7f", "a?b?"),
+    Text("Unicode's line and paragraph separators go", "a\u2028b\u2029c\x85d", "a?b?c?d"),
+    Text("marks that turn the direction go", "a\u202eb\u2066c\u200fd", "a?b?c?d"),
+    Text("what cannot be seen goes", "a\u200bb\ufeffc\xadd", "a?b?c?d"),
+    Text("halves of surrogate pairs go", "a\ud800b\udcffc", "a?b?c"),
+    Text("a private key is no text", "key: " + PRIVATE_KEY, "key: (key)"),
+    Text("a preshared key is no text", PRESHARED_KEY + "!", "(key)!"),
+    Text("a key in hexadecimal digits is no text", "private_key=" + "0123456789abcdef" * 4, "private_key=(key)"),
+    Text("a long path is no key", "/var/lib/wg-monitor/a_directory/of/many/parts", "/var/lib/wg-monitor/a_directory/of/many/parts"),
+    Text("long text is cut", "x y " * 100, "x y " * 49 + "x..."),
+    Text("text of just the length is not cut", "ab " * 66 + "ab", "ab " * 66 + "ab"),
+]
+
+
+@pytest.mark.parametrize("case", PRINTABLE, ids=ids(PRINTABLE))
+def test_printable(case: Text) -> None:
+    assert wg_monitor.printable(case.given) == case.shown
+
+
+def test_no_character_that_could_forge_a_line_is_printable() -> None:
+    for number in range(0x110000):
+        character = chr(number)
+        shown = wg_monitor.printable(character)
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+            assert shown in "? " and len(shown) == 1, hex(number)
+        assert len(shown.splitlines()) == 1
+
+
+def test_the_limit_can_be_chosen() -> None:
+    assert wg_monitor.printable("abcdefghij", 8) == "abcde..."
+
+
+def test_an_error_of_the_system_is_told_in_its_words() -> None:
+    assert wg_monitor.reason_of(OSError(errno.ENOSPC, "No space left on device", "/x")) == "No space left on device"
+
+
+def test_another_error_is_told_as_harmless_text() -> None:
+    assert wg_monitor.reason_of(ValueError("bad\x1b" + PRIVATE_KEY)) == "bad?(key)"
+
+
+def test_a_key_is_shown_by_its_ends() -> None:
+    assert wg_monitor.short_key("AbC1dEf2" + "x" * 27 + "4xYz567=") == "AbC1dEf2...4xYz567="
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (-5, "0s"), (0, "0s"), (59.9, "59s"), (60, "1m 0s"), (130, "2m 10s"), (3599, "59m 59s"), (3600, "1h 0m"),
+        (11_100, "3h 5m"), (86_399, "23h 59m"), (86_400, "1d 0h"), (187_200, "2d 4h"), (31_536_000, "365d 0h"),
+    ],
+)  # fmt: skip
+def test_duration(seconds: float, shown: str) -> None:
+    assert wg_monitor.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(("number", "shown"), [(0, "0 peers"), (1, "1 peer"), (2, "2 peers")])
+def test_counted(number: int, shown: str) -> None:
+    assert wg_monitor.counted(number, "peer") == shown
+
+
+class Local(NamedTuple):
+    name: str
+    zone: str
+    wall: float
+    shown: str
+
+
+TIMES = [
+    Local("UTC", "UTC", AUTUMN, "2023-10-27T10:00:00+00:00"),
+    Local("east, in summer", "Europe/Berlin", AUTUMN, "2023-10-27T12:00:00+02:00"),
+    Local("east, in winter", "Europe/Berlin", AUTUMN + 604_800, "2023-11-03T11:00:00+01:00"),
+    Local("west", "America/New_York", AUTUMN, "2023-10-27T06:00:00-04:00"),
+    Local("half an hour west", "XXX3:30", AUTUMN, "2023-10-27T06:30:00-03:30"),
+    Local("three quarters east", "XXX-5:45", AUTUMN, "2023-10-27T15:45:00+05:45"),
+    Local("fractions of a second are cut", "UTC", AUTUMN + 0.999, "2023-10-27T10:00:00+00:00"),
+    Local("the epoch", "UTC", 0, "1970-01-01T00:00:00+00:00"),
+    Local("before the epoch", "UTC", -9e9, "1970-01-01T00:00:00+00:00"),
+    Local("beyond the last year of four digits", "UTC", 9e18, "9999-12-30T23:59:59+00:00"),
+]
+
+
+@pytest.mark.parametrize("case", TIMES, ids=ids(TIMES))
+def test_local_time(case: Local) -> None:
+    with zone(case.zone):
+        assert wg_monitor.rfc3339(case.wall) == case.shown
+        assert wg_monitor.stamp(case.wall) == case.shown[:19].replace("T", " ")
+        assert wg_monitor.utc_offset(case.wall) == case.shown[19:]
+
+
+class Shook(NamedTuple):
+    name: str
+    handshake: int
+    date: str
+    shown: str
+
+
+HANDSHAKES = [
+    Shook("never", 0, "2023-10-27", "Never"),
+    Shook("on the line's own date", AUTUMN, "2023-10-27", "10:00:00"),
+    Shook("the day before", AUTUMN - 36_001, "2023-10-27", "2023-10-26 23:59:59"),
+    Shook("at midnight of the line's own date", AUTUMN - 36_000, "2023-10-27", "00:00:00"),
+    Shook("a year before", AUTUMN - 31_536_000, "2023-10-27", "2022-10-27 10:00:00"),
+    Shook("in the future", AUTUMN + 86_400, "2023-10-27", "2023-10-28 10:00:00"),
+    Shook("as late as can be parsed", wg_monitor.EPOCH_MAX, "2023-10-27", "9999-12-30 23:59:59"),
+]
+
+
+@pytest.mark.parametrize("case", HANDSHAKES, ids=ids(HANDSHAKES))
+def test_handshake(case: Shook) -> None:
+    assert wg_monitor.handshake_text(case.handshake, case.date) == case.shown
+
+
+def test_the_date_of_a_handshake_is_local() -> None:
+    with zone("XXX-14"):
+        assert wg_monitor.handshake_text(AUTUMN, "2023-10-28") == "00:00:00"
+
+
+MANY = ["10.0.%d.%d/32" % (n // 256, n % 256) for n in range(3000)]
+BARE = [ip[:-3] for ip in MANY]
+
+IPS = [
+    Text("none", "", "[IP: N/A]"),
+    Text("one host", "10.0.0.1/32", "[IP: 10.0.0.1]"),
+    Text("one host of the sixth version", "fd00::1/128", "[IP: fd00::1]"),
+    Text("two hosts", "10.0.0.1/32,fd00::1/128", "[IPs: 10.0.0.1, fd00::1]"),
+    Text("a host beside networks is shown alone", "10.1.0.0/24,10.0.0.1/32,0.0.0.0/0", "[IP: 10.0.0.1]"),
+    Text("hosts beside networks are shown alone", "10.0.0.1/32,10.1.0.0/24,10.0.0.2/32", "[IPs: 10.0.0.1, 10.0.0.2]"),
+    Text("one network", "10.1.0.0/24", "[IPs: 10.1.0.0/24]"),
+    Text("two networks", "10.1.0.0/24,fd00::/64", "[IPs: 10.1.0.0/24, fd00::/64]"),
+    Text("everything", "0.0.0.0/0,::/0", "[IPs: 0.0.0.0/0, ::/0]"),
+    Text("a network that ends as a host does", "fd00::/32,fd00::1/128", "[IP: fd00::1]"),
+    Text("sixteen hosts", ",".join(MANY[:16]), "[IPs: %s]" % ", ".join(BARE[:16])),
+    Text("3,000 hosts are counted", ",".join(MANY), "[IPs: %s, 2984 more]" % ", ".join(BARE[:16])),
+]
+
+
+@pytest.mark.parametrize("case", IPS, ids=ids(IPS))
+def test_allowed_ips(case: Text) -> None:
+    assert wg_monitor.ips_text(case.given) == case.shown
+
+
+def test_a_long_address_is_cut() -> None:
+    shown = wg_monitor.ips_text("f" * 5000 + "/24")
+    assert shown == "[IPs: %s]" % ("f" * 50)
+
+
+CHANGES = [
+    Text("10.0.0.2/32", "10.0.0.1/32", "[IP: 10.0.0.2] from [IP: 10.0.0.1]"),
+    Text("", "10.0.0.1/32", "[IP: N/A] from [IP: 10.0.0.1]"),
+    Text("10.0.0.1/32,10.1.0.0/24", "10.0.0.1/32", "[IPs: 10.1.0.0/24, 10.0.0.1] from [IP: 10.0.0.1]"),
+    Text(
+        "10.0.0.1/32,10.1.0.0/24",
+        "10.0.0.1/32,10.2.0.0/24",
+        "[IPs: 10.1.0.0/24, 10.0.0.1] from [IPs: 10.2.0.0/24, 10.0.0.1]",
+    ),
+    Text(
+        ",".join(MANY[:20]),
+        ",".join(MANY[:19] + ["10.9.9.9/32"]),
+        "[IPs: 10.0.0.19, %s, 4 more] from [IPs: 10.9.9.9, %s, 4 more]" % ((", ".join(BARE[:15]),) * 2),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("after", "before", "shown"),
+    CHANGES,
+    ids=["another host", "no more", "a network beside the host", "another network beside the host", "the last of many"],
+)
+def test_changed_allowed_ips(after: str, before: str, shown: str) -> None:
+    assert wg_monitor.changed_ips_text(after, before) == shown
