@@ -1,0 +1,613 @@
+"""The hook runner, the notifier and the console, against real processes, sockets and pipes."""
+
+import os
+import selectors
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, NamedTuple, Tuple
+
+import pytest
+
+import device
+import wg_monitor
+from harness import MODULE, PATIENCE_S, Place, alive, lines_of, need, wait_for
+from values import SECRETS, ids, key
+from wg_monitor import HOOK_DONE, HOOK_DROPPED, HOOK_OUTPUT_MAX, HOOKS_WAITING_MAX, HookRunner, Job, Notifier, Run
+
+# --- The hook runner ----------------------------------------------------------------------------------------------
+
+
+class Hooks:
+    """A runner with its hook, in a directory that root trusts: pytest's own may be anybody's."""
+
+    def __init__(self) -> None:
+        self.directory = tempfile.TemporaryDirectory(prefix="wg-monitor-test-", dir="/tmp")
+        self.path = Path(self.directory.name)
+        self.script = self.path / "hook"
+        self.log = self.path / "log"
+        self.selector = selectors.DefaultSelector()
+        self.runner = HookRunner(str(self.script), 30, self.selector)
+        self.ended: List[Run] = []
+        self.complaints: List[str] = []
+        self.seq = 0
+
+    def write(self, text: str, interpreter: str = "/bin/sh") -> None:
+        self.script.write_text("#!%s\n%s\n" % (interpreter, text))
+        self.script.chmod(0o700)
+
+    def add(self, peer: str = "peer", kind: str = "ONLINE") -> None:
+        self.seq += 1
+        self.runner.add(Job(self.seq, kind, "wg0", key(peer), "192.0.2.1:51820", "10.0.0.1/32", 1_700_000_000, 1))
+
+    def turn(self) -> None:
+        """As the monitor does, but for the rest that it does."""
+        self.complaints += self.runner.start()
+        for ready, _ in self.selector.select(0.02):
+            self.runner.hear(ready.data)
+        self.ended += self.runner.reap()
+
+    def logged(self) -> int:
+        """How many lines the hook has written, a turn later."""
+        self.turn()
+        return len(lines_of(self.log))
+
+    def run_out(self) -> List[Run]:
+        """Until nothing runs or waits; the runs that have ended since the last time."""
+
+        def idle() -> bool:
+            self.turn()
+            return not self.runner.running and not self.runner.waiting
+
+        wait_for("the hooks' end", idle)
+        ended, self.ended = self.ended, []
+        return ended
+
+    def one(self, text: str, timeout_s: int = 30) -> Run:
+        """The run of a hook with that text."""
+        self.write(text)
+        self.runner.timeout_s = timeout_s
+        self.add()
+        (run,) = self.run_out()
+        return run
+
+    def close(self) -> None:
+        self.runner.kill()
+        self.runner.waiting.clear()
+        self.run_out()
+        self.selector.close()
+        self.directory.cleanup()
+
+
+@pytest.fixture
+def hooks() -> Iterator[Hooks]:
+    made = Hooks()
+    yield made
+    made.close()
+
+
+def test_it_gets_its_environment_and_nothing_else(hooks: Hooks) -> None:
+    """`cat` is the interpreter: no shell adds anything."""
+    hooks.write("", interpreter="/bin/cat /proc/self/environ")
+    os.environ["WG_MONITOR_SECRET"] = "leaked"
+    try:
+        hooks.add("alice", "OFFLINE")
+        (run,) = hooks.run_out()
+    finally:
+        del os.environ["WG_MONITOR_SECRET"]
+    words = [word for word in run.said.decode().split("\0") if not word.startswith("#!")]
+    assert dict(word.split("=", 1) for word in words) == {
+        "PATH": "/usr/bin:/usr/sbin:/bin:/sbin",
+        "LANG": "C.UTF-8",
+        "HOME": "/",
+        "PEER_EVENT": "OFFLINE",
+        "PEER_IFACE": "wg0",
+        "PEER_PUBKEY": key("alice"),
+        "PEER_ENDPOINT": "192.0.2.1:51820",
+        "PEER_ALLOWED_IPS": "10.0.0.1/32",
+        "PEER_HANDSHAKE": "1700000000",
+        "PEER_ONLINE": "1",
+        "PEER_SEQ": "1",
+    }
+
+
+def test_it_gets_no_input_no_descriptor_and_a_session_of_its_own_at_the_root(hooks: Hooks) -> None:
+    descriptor = os.open("/dev/null", os.O_RDONLY)
+    os.set_inheritable(descriptor, True)
+    try:
+        run = hooks.one("readlink /proc/$$/cwd /proc/$$/fd/0; cut -d' ' -f1,5,6 /proc/$$/stat; ls /proc/$$/fd; cat")
+    finally:
+        os.close(descriptor)
+    place, stdin, ids_, *descriptors = run.said.decode().split("\n")[:-1]
+    assert (place, stdin) == ("/", "/dev/null")
+    assert len(set(ids_.split())) == 1, "process, group and session differ"
+    # The shell keeps the script itself open, as 10 or above.
+    assert [number for number in descriptors if int(number) < 10] == ["0", "1", "2"]
+
+
+def test_four_run_at_once_and_no_more(hooks: Hooks) -> None:
+    go = hooks.path / "go"
+    os.mkfifo(str(go))
+    hooks.write("echo begun >>%s; read line <%s" % (hooks.log, go))
+    for number in range(9):
+        hooks.add("peer%d" % number)
+    wait_for("four hooks", lambda: hooks.logged() == 4)
+    for _ in range(20):
+        hooks.turn()
+    assert len(lines_of(hooks.log)) == len(hooks.runner.running) == 4
+    descriptor = os.open(str(go), os.O_RDWR)
+    os.write(descriptor, b"\n" * 9)
+    assert len(hooks.run_out()) == 9
+    os.close(descriptor)
+
+
+def test_each_peers_hooks_run_one_after_the_other_in_their_order(hooks: Hooks) -> None:
+    hooks.write(
+        f"echo $PEER_PUBKEY $PEER_SEQ >>{hooks.log}; sleep 0.0$((PEER_SEQ % 3)); echo $PEER_PUBKEY end >>{hooks.log}"
+    )
+    for number in range(48):
+        hooks.add("peer%d" % (number * number % 5))
+    hooks.run_out()
+    lines = [line.split() for line in lines_of(hooks.log)]
+    assert len(lines) == 96
+    for peer in {line[0] for line in lines}:
+        mine = [line[1] for line in lines if line[0] == peer]
+        assert mine[1::2] == ["end"] * (len(mine) // 2), "two of them overlapped"
+        assert mine[::2] == sorted(mine[::2], key=int)
+
+
+def test_a_slow_peer_holds_nobody_else_up(hooks: Hooks) -> None:
+    hooks.write('echo $PEER_SEQ >>%s; [ "$PEER_PUBKEY" != %s ] || sleep 1000' % (hooks.log, key("slow")))
+    hooks.add("slow")
+    hooks.add("slow")
+    for number in range(20):
+        hooks.add("peer%d" % number)
+    wait_for("the others", lambda: hooks.logged() == 21)
+    assert len(hooks.runner.running) == len(hooks.runner.waiting) == 1
+
+
+def test_a_time_out_ends_the_whole_family(hooks: Hooks) -> None:
+    family = "trap '' TERM; (trap '' TERM; sleep 1000 & echo $! >>{0}; wait) & echo $! >>{0}; echo $$ >>{0}; wait"
+    run = hooks.one(family.format(hooks.log), timeout_s=1)
+    assert run.overdue and "took too long and was killed" in run.words()
+    pids = [int(line) for line in lines_of(hooks.log)]
+    assert len(pids) == 3
+    wait_for("the end of the family", lambda: not any(map(alive, pids)))
+
+
+def test_a_grandchild_that_keeps_the_output_open_is_not_waited_for(hooks: Hooks) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    run = hooks.one("sleep 1000 & echo $! >%s; echo said; exit 3" % hooks.log)
+    assert (run.process.returncode, run.said, run.overdue) == (3, b"said\n", False)
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.kill(int(lines_of(hooks.log)[0]), signal.SIGKILL)
+
+
+def test_it_may_close_its_output_and_go_on(hooks: Hooks) -> None:
+    run = hooks.one("exec >&- 2>&-; sleep 0.2; exit 4")
+    assert run.process.returncode == 4
+
+
+WORDS = [
+    ("success", "exit 0", "exited with status 0"),
+    ("a status", "exit 7", "exited with status 7"),
+    ("a signal", "kill -SEGV $$", "was ended by SIGSEGV"),
+    ("a signal without a name", "kill -40 $$", "was ended by signal 40"),
+    ("what it said, in one line", "echo one; echo two >&2; exit 1", "exited with status 1: one two"),
+]
+
+
+@pytest.mark.parametrize("name, text, words", WORDS, ids=[case[0] for case in WORDS])
+def test_its_end_is_told_in_words(hooks: Hooks, name: str, text: str, words: str) -> None:
+    run = hooks.one(text)
+    assert run.words() == "Hook for ONLINE [wg0] %s %s" % (wg_monitor.short_key(key("peer")), words)
+    assert hooks.runner.marks == {1: HOOK_DONE}
+
+
+def test_endless_output_is_bounded_and_harms_nobody(hooks: Hooks) -> None:
+    hooks.write('[ "$PEER_PUBKEY" = %s ] || exec yes loud; exit 5' % key("quiet"))
+    hooks.runner.timeout_s = 1
+    for name in ("loud", "loud2", "loud3", "quiet", "quiet2"):
+        hooks.add(name)
+    runs = {run.job.key: run for run in hooks.run_out()}
+    assert runs[key("quiet")].process.returncode == 5
+    assert runs[key("loud")].overdue and len(runs[key("loud")].said) == HOOK_OUTPUT_MAX
+    assert len(runs[key("loud")].words()) < HOOK_OUTPUT_MAX + 200
+
+
+def test_much_output_of_a_hook_that_ends_is_its_beginning(hooks: Hooks) -> None:
+    run = hooks.one("seq 1 100000; exit 1")
+    assert run.process.returncode == 1
+    assert run.said == "".join("%d\n" % number for number in range(1, 2000)).encode()[:HOOK_OUTPUT_MAX]
+
+
+def test_its_words_are_one_clean_line_without_a_key(hooks: Hooks) -> None:
+    hostile = "\x1b[31mred\n2023-10-27 10:00:00 ONLINE  [wg0] forged\u2028and\u202eback\x00end " + SECRETS[0]
+    output = hooks.path / "output"
+    output.write_bytes(hostile.encode() + b"\xff\xfe")
+    words = hooks.one("cat %s; exit 1" % output).words()
+    assert words.isprintable() and SECRETS[0] not in words
+    assert "red" in words and "forged" in words and "end" in words
+
+
+def test_the_oldest_of_too_many_are_dropped_and_marked(hooks: Hooks) -> None:
+    for _ in range(HOOKS_WAITING_MAX + 5):
+        hooks.add()
+    assert len(hooks.runner.waiting) == HOOKS_WAITING_MAX
+    assert hooks.runner.dropped == 5
+    assert hooks.runner.marks == dict.fromkeys(range(1, 6), HOOK_DROPPED)
+    hooks.runner.waiting.clear()
+
+
+def test_what_cannot_be_run_is_told_marked_and_leaks_nothing(hooks: Hooks) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    hooks.script.write_bytes(b"neither a script nor a program\n")
+    hooks.script.chmod(0o700)
+    hooks.add("one")
+    assert hooks.run_out() == []
+    hooks.write("", interpreter="/no/such/interpreter")
+    hooks.add("two")
+    assert hooks.run_out() == []
+    assert [words.partition("could not be run: ")[2] for words in hooks.complaints] == [
+        "Exec format error",
+        "No such file or directory",
+    ]
+    assert hooks.runner.marks == {1: HOOK_DONE, 2: HOOK_DONE}
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_it_is_judged_again_before_each_run(hooks: Hooks) -> None:
+    hooks.write("echo $PEER_SEQ >>%s" % hooks.log)
+    hooks.add()
+    hooks.run_out()
+    hooks.script.chmod(0o722)
+    hooks.add()
+    assert hooks.run_out() == []
+    hooks.script.chmod(0o700)
+    hooks.add()
+    hooks.run_out()
+    assert lines_of(hooks.log) == ["1", "3"]
+    assert "written by others" in hooks.complaints[0]
+
+
+# --- Which hook is fit --------------------------------------------------------------------------------------------
+
+
+def unfitness(path: str) -> str:
+    """Why a hook cannot be run; "" where it can."""
+    return wg_monitor.judge_script(path)[1]
+
+
+def chmod(path: Path, mode: int) -> None:
+    path.chmod(mode)
+
+
+def give(path: Path, user: int) -> None:
+    need()
+    os.chown(str(path), user, user)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def to_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def to_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(str(path), 0o700)
+
+
+def to_loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
+class Hook(NamedTuple):
+    name: str
+    spoil: Callable[[Path], object]
+    why: str
+
+
+UNFIT = [
+    Hook("a group may write to it", lambda path: chmod(path, 0o770), "it can be written by others (mode 0770)"),
+    Hook("everybody may write to it", lambda path: chmod(path, 0o707), "it can be written by others (mode 0707)"),
+    Hook("nobody may run it", lambda path: chmod(path, 0o600), "it is not executable"),
+    Hook("it is somebody else's", lambda path: give(path, 65534), "it belongs to nobody"),
+    Hook("it is a stranger's", lambda path: give(path, 54321), "it belongs to user 54321"),
+    Hook("it is not there", remove, "No such file or directory"),
+    Hook("it is a directory", to_directory, "it is not a regular file"),
+    Hook("it is a pipe", to_fifo, "it is not a regular file"),
+    Hook("it is a loop of links", to_loop, "Too many levels of symbolic links"),
+    Hook("its directory can be written by others", lambda path: chmod(path.parent, 0o777), "can be written by others"),
+    Hook("its directory is somebody else's", lambda path: give(path.parent, 65534), "belongs to nobody"),
+    Hook("a directory above can be written", lambda path: chmod(path.parent.parent, 0o772), "can be written by others"),
+    Hook("a directory above is somebody else's", lambda path: give(path.parent.parent, 65534), "belongs to nobody"),
+]
+
+
+def deep(hooks: Hooks) -> Path:
+    directory = hooks.path / "above" / "beside"
+    directory.mkdir(parents=True)
+    path = directory / "hook"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o700)
+    return path
+
+
+@pytest.mark.parametrize("case", UNFIT, ids=ids(UNFIT))
+def test_it_is_unfit_where(hooks: Hooks, case: Hook) -> None:
+    path = deep(hooks)
+    assert unfitness(str(path)) == ""
+    case.spoil(path)
+    assert case.why in unfitness(str(path))
+    path.parent.parent.chmod(0o700)
+    path.parent.chmod(0o700)
+
+
+def test_a_relative_path_is_unfit() -> None:
+    assert unfitness("hook") == "it is not an absolute path"
+
+
+def test_a_link_is_as_fit_as_where_it_leads_and_the_way_there(hooks: Hooks) -> None:
+    path = deep(hooks)
+    link = hooks.path / "link"
+    link.symlink_to(path)
+    assert unfitness(str(link)) == ""
+    path.chmod(0o777)
+    assert "written by others" in unfitness(str(link))
+    path.chmod(0o700)
+    open_to_all = hooks.path / "open"
+    open_to_all.mkdir()
+    (open_to_all / "link").symlink_to(path)
+    open_to_all.chmod(0o777)
+    assert "written by others" in unfitness(str(open_to_all / "link"))
+
+
+def test_roots_sticky_directories_pass_and_nobody_elses(hooks: Hooks) -> None:
+    need()
+    path = deep(hooks)
+    chmod(path.parent, 0o1777)
+    assert unfitness(str(path)) == ""
+    give(path.parent, 65534)
+    assert "belongs to nobody" in unfitness(str(path))
+
+
+# --- Hooks that outlive the monitor -------------------------------------------------------------------------------
+
+
+def test_a_hook_that_was_cut_short_runs_again_with_the_same_number(place: Place) -> None:
+    """At least once, also after SIGKILL; PEER_SEQ tells it apart. None waits longer than for the next start."""
+    ran = place.path / "ran"
+    hold = place.path / "hold"
+    hold.touch()
+    hook = place.script(
+        "hook", 'echo "$PEER_SEQ $PEER_EVENT" >>%s; while [ -e %s ]; do sleep 0.1; done\n' % (ran, hold)
+    )
+    flags = ["--state-path", str(place.path / "state.db"), "--on-change-script", str(hook)]
+    now = int(time.time())
+    wg0 = place.device(peers=[device.peer(1, now)])
+    first = place.start(*flags)
+    first.await_("the hook", lambda: len(lines_of(ran)) == 1)
+    wg0.publish([])
+    first.match("REMOVED .*")  # its hook has to wait for the first one's end
+    first.stop(signal.SIGKILL)
+    hold.unlink()
+    wg0.publish([])
+    second = place.start(*flags)
+    second.await_("both hooks", lambda: len(lines_of(ran)) == 3)
+    assert second.stop() == 0
+    once, again, next_ = lines_of(ran)
+    assert once == again and once.endswith(" ONLINE") and next_.endswith(" REMOVED")
+    third = place.start(*flags)
+    wg0.settle()
+    assert third.stop() == 0
+    assert len(lines_of(ran)) == 3, "what was done is not done again"
+
+
+def test_what_did_not_run_at_the_end_runs_at_the_next_start(place: Place) -> None:
+    ran = place.path / "ran"
+    hook = place.script("hook", 'echo "$PEER_SEQ" >>%s; [ -e %s/quick ] || sleep 1000\n' % (ran, place.path))
+    flags = ["--state-path", str(place.path / "state.db"), "--on-change-script", str(hook)]
+    now = int(time.time())
+    place.device(peers=[device.peer(number, now) for number in range(7)])
+    first = place.start(*flags)
+    first.await_("four hooks", lambda: len(lines_of(ran)) == 4)
+    assert first.stop() == 0
+    assert "[WARN] 7 hooks did not run to the end; they run at the next start" in first.trail()
+    (place.path / "quick").touch()
+    second = place.start(*flags)
+    second.await_("seven hooks", lambda: len(lines_of(ran)) == 11)
+    assert second.stop() == 0
+    assert sorted(set(lines_of(ran))) == sorted(lines_of(ran)[4:])
+
+
+def test_hooks_of_a_setting_that_is_gone_are_dropped_in_one_line(place: Place) -> None:
+    hook = place.script("hook", "sleep 1000\n")
+    store = ["--state-path", str(place.path / "state.db")]
+    now = int(time.time())
+    wg0 = place.device(peers=[device.peer(number, now) for number in range(3)])
+    first = place.start(*store, "--on-change-script", str(hook))
+    first.await_("three events", lambda: sum("ONLINE" in line for line in first.trail()) == 3)
+    first.stop(signal.SIGKILL)
+    second = place.start(*store)
+    second.see("[WARN] 3 hook runs dropped: ON_CHANGE_SCRIPT is not set any more")
+    wg0.settle()
+    assert second.stop() == 0
+    third = place.start(*store)
+    third.hear("Monitor started .*")
+    wg0.publish([])
+    wg0.settle()
+    assert third.stop() == 0
+    assert sum("dropped" in line for line in third.trail()) == 1
+
+
+# --- The service manager ------------------------------------------------------------------------------------------
+
+
+def notifier(**values: str) -> Tuple[Notifier, "os._Environ[str]"]:
+    """A notifier, and what it has left of an environment with these values."""
+    saved = dict(os.environ)
+    try:
+        os.environ.update(values)
+        return Notifier(os.environ), os.environ.copy()  # type: ignore[return-value]
+    finally:
+        os.environ.clear()
+        os.environ.update(saved)
+
+
+def test_the_service_manager_is_told_through_its_socket(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        sender, left = notifier(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="30000000")
+        sender.tell("READY=1", "STATUS=3 of 12 peers online, 2 interfaces")
+        assert manager.recv(4096) == b"READY=1\nSTATUS=3 of 12 peers online, 2 interfaces"
+    assert sender.watchdog_s == 30
+    assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & set(left)
+
+
+def test_an_abstract_socket_is_a_socket_too() -> None:
+    name = "wg-monitor-test-%d" % os.getpid()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + name)
+        notifier(NOTIFY_SOCKET="@" + name)[0].tell("READY=1")
+        assert manager.recv(4096) == b"READY=1"
+
+
+def test_a_service_manager_that_does_not_listen_or_read_stops_nothing(tmp_path: Path) -> None:
+    notifier(NOTIFY_SOCKET=str(tmp_path / "nobody"))[0].tell("READY=1")
+    before = len(os.listdir("/proc/self/fd"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "full"))
+        sender, _ = notifier(NOTIFY_SOCKET=str(tmp_path / "full"))
+        for number in range(5000):
+            sender.tell("STATUS=%d" % number)
+        assert manager.recv(4096) == b"STATUS=0"
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+WATCHDOGS: List[Tuple[str, Dict[str, str], float]] = [
+    ("none", {}, 0),
+    ("its own", {"WATCHDOG_USEC": "5000000", "WATCHDOG_PID": str(os.getpid())}, 5),
+    ("another process's", {"WATCHDOG_USEC": "5000000", "WATCHDOG_PID": "1"}, 0),
+    ("nonsense", {"WATCHDOG_USEC": "soon"}, 0),
+]
+
+
+@pytest.mark.parametrize("name, values, seconds", WATCHDOGS, ids=[case[0] for case in WATCHDOGS])
+def test_the_watchdogs_time_is_read(name: str, values: Dict[str, str], seconds: float) -> None:
+    assert notifier(NOTIFY_SOCKET="/run/nowhere", **values)[0].watchdog_s == seconds
+    assert notifier(**values)[0].watchdog_s == 0, "there is nobody to tell"
+
+
+# --- The console --------------------------------------------------------------------------------------------------
+
+WRITE = """
+import sys, wg_monitor
+console = wg_monitor.Console(sys.argv[1])
+for number in range(int(sys.argv[2])):
+    if number % 1000 == 0:
+        console.begin()
+    console.write(4, b"2023-10-27 10:00:00 line %d " % number + b"x" * int(sys.argv[3]) + b"\\n", True)
+print(console.dropped)
+"""
+
+
+def writer(error: int, lines: int, length: int, stream: str = "") -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITE, stream, str(lines), str(length)],
+        cwd=str(MODULE.parent),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=error,
+    )
+
+
+def dropped(process: "subprocess.Popen[bytes]") -> int:
+    return int(process.communicate(timeout=PATIENCE_S)[0])
+
+
+KINDS = ["pipe", "stream socket", "terminal"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_console_that_nobody_reads_stops_nothing(kind: str) -> None:
+    """It ends; what found no room is counted, and what did find room is whole lines."""
+    if kind == "pipe":
+        reader, error = os.pipe()
+    elif kind == "terminal":
+        reader, error = os.openpty()
+    else:
+        pair = socket.socketpair()
+        reader, error = pair[0].detach(), pair[1].detach()
+    process = writer(error, 3000, 200)
+    lost = dropped(process)
+    assert 0 < lost < 3000
+    os.close(error)
+    os.set_blocking(reader, False)
+    seen = b""
+    try:
+        while True:
+            data = os.read(reader, 65536)
+            if not data:
+                break
+            seen += data
+    except OSError:
+        pass
+    os.close(reader)
+    lines = seen.replace(b"\r", b"").split(b"\n")
+    assert all(line.startswith(b"2023-10-27 10:00:00 line ") and line.endswith(b"x" * 200) for line in lines[:-1])
+    assert abs(len(lines) - 1 - (3000 - lost)) <= 1
+
+
+def test_a_reader_that_is_only_slow_gets_every_line() -> None:
+    reader, error = os.pipe()
+    process = writer(error, 300, 500)
+    os.close(error)
+    with open(reader, "rb") as file:
+        lines = []
+        for line in file:
+            lines.append(line)
+            time.sleep(0.0005)
+    assert dropped(process) == 0
+    assert [int(line.split()[3]) for line in lines] == list(range(300))
+
+
+def test_lines_longer_than_a_pipe_takes_at_once_are_not_torn() -> None:
+    reader, error = os.pipe()
+    process = writer(error, 20, 100_000)
+    os.close(error)
+    with open(reader, "rb") as file:
+        lines = file.read().split(b"\n")[:-1]
+    assert dropped(process) == 0
+    assert {len(line) for line in lines} == {len(b"2023-10-27 10:00:00 line 0 ") + n + 100_000 for n in (0, 1)}
+
+
+def test_the_consoles_descriptor_is_left_as_it_was() -> None:
+    """A terminal is shared with the shell: it must not find it non-blocking afterwards."""
+    reader, error = os.openpty()
+    writer(error, 1, 1).communicate()
+    assert os.get_blocking(error)
+    os.close(reader)
+    os.close(error)
+
+
+@pytest.mark.parametrize("which", ["stderr", "stdout"])
+def test_the_journal_is_found_on_either_stream(tmp_path: Path, which: str) -> None:
+    """Its lines have the priority of sd-daemon(3) and no time stamp of their own."""
+    journal = tmp_path / "journal"
+    with journal.open("wb") as file:
+        status = os.fstat(file.fileno())
+        command = [sys.executable, "-c", WRITE, "%d:%d" % (status.st_dev, status.st_ino), "2", "3"]
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, which: file}
+        subprocess.run(command, cwd=str(MODULE.parent), check=True, **streams)  # type: ignore[call-overload]
+    assert stat.S_ISREG(status.st_mode)
+    assert lines_of(journal)[:2] == ["<4>line 0 xxx", "<4>line 1 xxx"]
