@@ -74,12 +74,14 @@ HOOK_OUTPUT_MAX = 4096  # bytes
 HOOK_GRACE_S = 5
 BACKLOG_MAX = 100_000  # lines kept in memory while the trail cannot be written
 CONSOLE_PATIENCE_S = 0.5
+LOCKED_S = 0.1  # we are the only writer: another lock on the database is a stranger's, and he is not waited for
 CHECKPOINT_S = 300
 PRUNE_ROWS = 500  # a checkpoint forgets this much history at most, so that no reading waits for it
 STEADY_S = 86_400  # history is only forgotten by a wall clock that has run this long without a step
 DAY_S = 86_400
 REKEY_AFTER_TIME_S = 120  # WireGuard's protocol: a session in use shakes hands anew after this long
 EPOCH_MAX = 253_402_300_799  # 9999-12-31, the last day that the C library's calendar prints in four digits
+UNREACHED_S = 1_700_000_000  # wall clock of the year 2023: as milliseconds, more lines than anybody has
 COUNTER_MAX = 2**63 - 1  # SQLite's integers
 SECONDS_MAX = 31_536_000
 NEVER = float("-inf")
@@ -391,17 +393,21 @@ def handshake_text(handshake: int, line_date: str) -> str:
     return text[11:] if text[:10] == line_date else text
 
 
+def is_host(ip: str) -> bool:
+    return ip.endswith("/128") or (ip.endswith("/32") and ":" not in ip)
+
+
 def ips_text(allowed_ips: str) -> str:
     """[IP: a], [IPs: a, b], networks only where no host address is, [IP: N/A]."""
     every = allowed_ips.split(",") if allowed_ips else []
-    return listed_ips([ip for ip in every if ip.endswith(("/32", "/128"))] or every)
+    return listed_ips(list(filter(is_host, every)) or every)
 
 
 def listed_ips(ips: Sequence[str], limit: int = 16) -> str:
-    shown = [ip[:-3] if ip.endswith("/32") else ip[:-4] if ip.endswith("/128") else ip for ip in ips[:limit]]
+    shown = [ip.rpartition("/")[0] if is_host(ip) else ip for ip in ips[:limit]]
     if len(ips) > limit:
         shown.append("%d more" % (len(ips) - limit))
-    hosts = all(ip.endswith(("/32", "/128")) for ip in ips)
+    hosts = all(map(is_host, ips))
     return "[%s: %s]" % ("IP" if hosts and len(ips) < 2 else "IPs", ", ".join(ip[:50] for ip in shown) or "N/A")
 
 
@@ -1000,8 +1006,8 @@ def kill_group(pid: int) -> None:
     """End a child that leads its own session, with all its family."""
     try:
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    except (ProcessLookupError, PermissionError):
+        pass  # gone, or run as somebody whom we may not end
 
 
 def anonymous_file() -> int:
@@ -1017,9 +1023,10 @@ class Probe:
     """One run of `wg show all dump`. It is started and asked, never waited for."""
 
     def __init__(self, wg: str) -> None:
-        self.output, self.errors = anonymous_file(), anonymous_file()
         self.overdue = False
+        self.output, self.errors = anonymous_file(), -1
         try:
+            self.errors = anonymous_file()
             self.process = subprocess.Popen(
                 [wg, "show", "all", "dump"],
                 stdin=subprocess.DEVNULL,
@@ -1060,7 +1067,8 @@ class Probe:
 
     def close(self) -> None:
         os.close(self.output)
-        os.close(self.errors)
+        if self.errors >= 0:
+            os.close(self.errors)
 
 
 # --- Effects: the console -----------------------------------------------------------------------------------------
@@ -1279,17 +1287,18 @@ class Trail:
 def find_inode(directory: str, position: Position) -> int:
     """A descriptor of a file by its number, since rotated files have many naming schemes; -1 where it is gone, or its
     number was given to a younger file."""
+    device = os.stat(directory).st_dev  # today's: a reboot may have given the disk another number
     for name in os.listdir(directory):
         path = directory + "/" + name
         try:
-            if os.lstat(path).st_ino != position.inode:
+            status = os.lstat(path)
+            if (status.st_dev, status.st_ino) != (device, position.inode) or not stat.S_ISREG(status.st_mode):
                 continue
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             continue  # logrotate is at work
         status = os.fstat(descriptor)
-        same = (status.st_dev, status.st_ino) == position[:2] and status.st_size >= position.size
-        if same and stat.S_ISREG(status.st_mode):
+        if status.st_ino == position.inode and status.st_size >= position.size:
             return descriptor
         os.close(descriptor)
     return -1
@@ -1367,6 +1376,7 @@ class Store:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.failed = False  # until it is opened anew, so that one fault is waited for once
         self.position: Optional[Position] = None
         self.written = 0  # lines are written in order, so that one number marks every event that the trail has
         self.watched = Moment(0.0, 0.0)  # the last reading
@@ -1397,9 +1407,11 @@ class Store:
 
         self.close_database()
         self.saved = {}
+        self.failed = False
         with self.faults():
             self.take_lock()
-            self.database = sqlite3.connect(self.path, timeout=1.0, isolation_level=None)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+            self.database = sqlite3.connect(self.path, timeout=LOCKED_S, isolation_level=None)
             self.inode = os.stat(self.path).st_ino
             os.chmod(self.path, 0o600)
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -1024"):
@@ -1417,7 +1429,7 @@ class Store:
     def rows(self, shape: str, query: str, *arguments: Any) -> List[Any]:
         """`shape` has a letter for each column (SHAPES), a capital where it may be NULL: SQLite's columns hold what
         they are given, and a flipped bit gives them anything."""
-        if self.database is None:
+        if self.database is None or self.failed:
             raise StoreFault("it is not open")
         kinds = [(SHAPES[letter.lower()], type(None) if letter.isupper() else ()) for letter in shape]
         rows = self.database.execute(query, arguments).fetchall()
@@ -1429,7 +1441,7 @@ class Store:
 
     def transact(self, statements: Iterable[Tuple[str, Iterable[Sequence[Any]]]], durable: bool = True) -> None:
         """All or nothing. `durable` survives a power failure as soon as this returns."""
-        if self.database is None:
+        if self.database is None or self.failed:
             raise StoreFault("it is not open")
         self.database.execute("PRAGMA synchronous = " + ("FULL" if durable else "NORMAL"))
         self.database.execute("BEGIN IMMEDIATE")
@@ -1684,12 +1696,15 @@ class StoreFaults:
         return None
 
     def __exit__(self, kind: Any, error: Optional[BaseException], traceback: Any) -> None:
-        if error is None or isinstance(error, (StoreFault, Refusal)):
+        if error is None or isinstance(error, Refusal):
+            return
+        self.store.failed = True
+        if isinstance(error, StoreFault):
             return
         import sqlite3
 
         # SQLite's "malformed" and "not a database" arrive as plain DatabaseError, damaged numbers as the others.
-        if isinstance(error, (sqlite3.OperationalError, OSError)):
+        if isinstance(error, (sqlite3.OperationalError, sqlite3.IntegrityError, OSError)):
             raise StoreFault(reason_of(error)) from error
         if isinstance(error, (sqlite3.Error, ValueError, ArithmeticError)):
             raise StoreFault(reason_of(error), damaged=True) from error
@@ -1907,32 +1922,32 @@ def judge_above(path: str, owners: Iterable[int]) -> str:
         directory = os.path.dirname(directory)
 
 
-def judge_script(path: str) -> str:
-    """Why a hook is unfit to be run as root; "" where it is fit."""
+def judge_script(path: str) -> Tuple[str, str]:
+    """The file that a hook's path leads to, which is the one to run, and why it is unfit to be run as root; "" where
+    it is fit."""
     owners = {0, os.geteuid()}
     if not path.startswith("/"):
-        return "it is not an absolute path"
+        return path, "it is not an absolute path"
     try:
         real = os.path.realpath(path)
         status = os.stat(real)
         if not stat.S_ISREG(status.st_mode):
-            return "it is not a regular file"
+            return real, "it is not a regular file"
         if status.st_uid not in owners:
-            return "it belongs to %s" % user_name(status.st_uid)
+            return real, "it belongs to %s" % user_name(status.st_uid)
         if status.st_mode & 0o022:
-            return "it can be written by others (mode %04o)" % (status.st_mode & 0o7777)
+            return real, "it can be written by others (mode %04o)" % (status.st_mode & 0o7777)
         if not os.access(real, os.X_OK):
-            return "it is not executable"
-        # Both ways to it: a link could be turned elsewhere between this look and the run.
-        return judge_above(os.path.normpath(path), owners) or judge_above(real, owners)
+            return real, "it is not executable"
+        return real, judge_above(os.path.normpath(path), owners) or judge_above(real, owners)
     except (OSError, ValueError) as error:
-        return reason_of(error)
+        return path, reason_of(error)
 
 
 class Run:
     """A hook that is running."""
 
-    def __init__(self, job: Job, path: str, timeout_s: int) -> None:
+    def __init__(self, job: Job, path: str, real: str, timeout_s: int) -> None:
         self.job = job
         self.said = b""
         self.overdue = False
@@ -1941,6 +1956,7 @@ class Run:
         try:
             self.process = subprocess.Popen(
                 [path],
+                executable=real,  # the file that was judged, wherever a link leads by now
                 stdin=subprocess.DEVNULL,
                 stdout=writer,
                 stderr=writer,
@@ -2003,10 +2019,10 @@ class HookRunner:
             job = self.next_job()
             if job is None:
                 return
-            why = judge_script(self.path)  # right before the run
+            real, why = judge_script(self.path)  # right before the run
             try:
                 if not why:
-                    run = Run(job, self.path, self.timeout_s)
+                    run = Run(job, self.path, real, self.timeout_s)
                     self.running[(job.iface, job.key)] = run
                     self.selector.register(run.reader, selectors.EVENT_READ, run)
                     continue
@@ -2062,15 +2078,17 @@ class Notifier:
         if self.address.startswith("@"):
             self.address = "\0" + self.address[1:]
 
-    def tell(self, *assignments: str) -> None:
+    def tell(self, *assignments: str) -> bool:
+        """Was it heard, as far as anybody listens?"""
         if not self.address:
-            return
+            return True
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
                 sender.setblocking(False)
                 sender.sendto("\n".join(assignments).encode(), self.address)
         except OSError:
-            pass  # a service manager that does not listen stops no watcher
+            return False  # a service manager that does not listen stops no watcher
+        return True
 
 
 class Wakeup:
@@ -2244,6 +2262,8 @@ class Monitor:
             self.outbox.write()
         except StoreFault as fault:
             self.store_fault(fault)
+            if self.outbox.written < self.outbox.limit:
+                return
         except OSError as error:
             self.counts["write failures"] += 1
             self.trail.reopen()
@@ -2308,8 +2328,9 @@ class Monitor:
                     pass
         if isinstance(loaded, StoreFault):
             # Numbers that no earlier run can have reached: the store may come back, and keeps what it has.
-            self.number_from(int(now.wall))
-            self.table = self.table._replace(sessions=int(now.wall))
+            numbers = int(max(now.wall, UNREACHED_S) * 1000)
+            self.number_from(numbers)
+            self.table = self.table._replace(sessions=numbers)
             self.tell_store_fault(store, loaded, aside)
             return
         self.loaded = True
@@ -2388,7 +2409,10 @@ class Monitor:
 
     def start_reading(self) -> None:
         if self.probe is not None:
-            self.no_reading("wg still hangs")
+            if self.probe.overdue:
+                self.no_reading("wg still hangs")
+            else:
+                self.grid.skipped += 1  # it takes longer than the interval, but not too long
             return
         try:
             self.probe = Probe(self.wg)
@@ -2457,8 +2481,10 @@ class Monitor:
         )
         if self.troubles:
             status += "; " + next(iter(self.troubles.values()))[0].begins
-        self.notifier.tell(*(() if self.ready else ("READY=1",)), status)
-        self.ready = True
+        if self.ready:
+            self.notifier.tell(status)
+        else:
+            self.ready = self.notifier.tell("READY=1", status)
 
     def compare_troubles(self, troubles: Sequence[Trouble], interfaces: FrozenSet[str]) -> None:
         keys = {trouble.key for trouble in troubles}
@@ -2512,7 +2538,7 @@ class Monitor:
     def start_hooks(self) -> None:
         if not self.hooks.waiting:
             return
-        self.hooks.unfit = judge_script(self.hooks.path)
+        self.hooks.unfit = judge_script(self.hooks.path)[1]
         if self.hooks.unfit:
             path = printable(self.hooks.path)
             begins = "The hook %s is not run: %s" % (path, self.hooks.unfit)
@@ -2789,6 +2815,9 @@ def judge_store_path(settings: Settings) -> str:
             "STATE_PATH: others could write to %s (it belongs to %s, mode %04o); choose a directory of your own"
             % (printable(directory), user_name(status.st_uid), status.st_mode & 0o7777)
         )
+    why = judge_above(path, {0, os.geteuid()})
+    if why:
+        raise Refusal("STATE_PATH: others could exchange its directory: %s; choose one of your own" % why)
     for name in (path, path + ".lock"):
         if os.path.lexists(name) and not stat.S_ISREG(os.lstat(name).st_mode):
             raise Refusal("STATE_PATH: '%s' is not a regular file" % printable(name))
@@ -2797,7 +2826,7 @@ def judge_store_path(settings: Settings) -> str:
 
 
 def fit_script(settings: Settings) -> str:
-    why = judge_script(settings.on_change_script)
+    why = judge_script(settings.on_change_script)[1]
     if why:
         raise Refusal("ON_CHANGE_SCRIPT: '%s' is unfit: %s" % (printable(settings.on_change_script), why))
     return settings.on_change_script
@@ -2881,20 +2910,20 @@ def watch(flags: Mapping[str, Optional[str]], environment: Mapping[str, str]) ->
     console = Console(os.environ.pop("JOURNAL_STREAM", ""))
     notifier = Notifier(os.environ)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the keys pass through this memory
-    os.umask(0o077)
+    os.umask(0o022)  # the hook's, too; what is not for others is made with a mode of its own
     os.chdir("/")
     store = Store(state_path) if state_path else None
-    trail = open_own_trail(path)
+    trail = open_own_trail(path, waiting=store is not None)
     return Monitor(settings, wg, console, trail, store, notifier).run()
 
 
-def open_own_trail(path: str) -> Optional[Trail]:
-    """The trail; None where another monitor writes to it."""
+def open_own_trail(path: str, waiting: bool) -> Optional[Trail]:
+    """The trail; None where another monitor writes to it, unless lines can wait for it in a store."""
     trail = Trail(path)
     try:
         trail.open()
     except TrailBusy:
-        return None
+        return trail if waiting else None
     except OSError:
         pass  # the world's bad day: told at the first line, and tried again
     return trail
