@@ -54,7 +54,6 @@ class World:
         self.boots = 0
         self.links: Dict[str, Dict[str, P]] = {}
         self.blind: Set[str] = set()
-        self.stepped = False
         self.shook: Dict[Identity, float] = {}  # boot time of the last handshake, for those who had one
         for _ in range(12):
             self.live()
@@ -147,7 +146,6 @@ class World:
 
     def step(self) -> None:
         """Somebody sets the wall clock."""
-        self.stepped = True
         by = self.chance.choice((1.0, 30.0, 100.0, 3600.0, 31_536_000.0))
         wall = self.chance.choice((self.now.wall + by, self.now.wall - by, START.wall + self.boot - START.boot, 1000.0))
         self.offset = max(0.0, wall) - self.boot
@@ -467,6 +465,8 @@ class History:
         if self.chance.random() < 0.2:
             self.settings = self.settings._replace(interface=frozenset(("wg0", "site-b")))
         self.truth = Truth(self.settings)
+        # After a reboot only the wall clock tells how old things are: where it was set as well, there is no truth.
+        self.reboots = self.chance.random() < 0.5
         self.watched: Optional[Moment] = None
         self.same_boot = True
         self.trail = self.told_of(Path(directory, "trail"))
@@ -484,8 +484,8 @@ class History:
         for _ in range(READINGS):
             dice = self.chance.random()
             if dice < 0.03:
-                run = self.restart(run, politely=self.chance.random() < 0.5, reboot=self.chance.random() < 0.3)
-            elif dice < 0.05:
+                run = self.restart(run, politely=self.chance.random() < 0.5, reboot=self.reboots and self.chance.random() < 0.6)
+            elif dice < 0.05 and not self.reboots:
                 self.world.step()
             elif dice < 0.12:
                 self.world.blink()

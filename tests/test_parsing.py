@@ -28,7 +28,7 @@ from wg_monitor import EMPTY, Memo, Table
 
 ALICE = P("alice", 0, 7, 9)
 GOOD = peer_line("wg0", ALICE)
-WG0 = interface_line("wg0")
+WG0, WG1 = interface_line("wg0"), interface_line("wg1")
 BOB = peer_line("wg0", P("bob"))
 
 
@@ -113,8 +113,9 @@ DUMPS = [
     Dump("an interface's own line twice", WG0 + BOB + WG0, spoiled=ONE),
     Dump("a peer before its interface", GOOD + WG0 + BOB, spoiled=UNCLEAR, known=ONE),
     Dump("a peer of an interface that is not there", WG0 + BOB + peer_line("wg1", ALICE), spoiled=UNCLEAR),
-    Dump("an interface's own line with a port of 6 digits", interface_line("wg1").replace("51820", "518200") + WG0 + BOB, spoiled=UNCLEAR),
-    Dump("an interface's own line with one field too few", "wg1\t%s\t%s\toff\n" % (PRIVATE_KEY, key("self")) + WG0 + BOB, spoiled=UNCLEAR),
+    Dump("an own line with a port of 6 digits", WG1.replace("51820", "518200") + WG0 + BOB, spoiled=UNCLEAR),
+    Dump("an own line with one field too few", WG1.replace("\t51820", "") + WG0 + BOB, spoiled=UNCLEAR),
+    Dump("an own line with one field too many", WG1.replace("\toff", "\toff\toff") + WG0 + BOB, spoiled=UNCLEAR),
     Dump("two spoiled lines of one, one of another", WG0 + "wg0\t\nwg0\t\nwg1\t\n" + BOB, spoiled={"wg0": 2, "": 1}),
 ]  # fmt: skip
 

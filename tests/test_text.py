@@ -24,6 +24,8 @@ class Text(NamedTuple):
     shown: str
 
 
+LONG_PATH = "/var/lib/wg-monitor/a_directory/of/many/parts"
+
 PRINTABLE = [
     Text("plain text stays", "wg0: no such device", "wg0: no such device"),
     Text("letters of other scripts stay", "Größe 大小", "Größe 大小"),
@@ -38,7 +40,7 @@ PRINTABLE = [
     Text("a private key is no text", "key: " + PRIVATE_KEY, "key: (key)"),
     Text("a preshared key is no text", PRESHARED_KEY + "!", "(key)!"),
     Text("a key in hexadecimal digits is no text", "private_key=" + "0123456789abcdef" * 4, "private_key=(key)"),
-    Text("a long path is no key", "/var/lib/wg-monitor/a_directory/of/many/parts", "/var/lib/wg-monitor/a_directory/of/many/parts"),
+    Text("a long path is no key", LONG_PATH, LONG_PATH),
     Text("long text is cut", "x y " * 100, "x y " * 49 + "x..."),
     Text("text of just the length is not cut", "ab " * 66 + "ab", "ab " * 66 + "ab"),
 ]

@@ -1,0 +1,176 @@
+"""Dumps gone bad in every way: whatever they say, nothing breaks, nothing is forged, nothing is given away."""
+
+import copy
+import json
+import random
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+import pytest
+
+import wg_monitor
+from test_model import plain
+from values import PRESHARED_KEY, PRIVATE_KEY, START, P, at, chosen, dump, key, scale, unreadable
+from wg_monitor import EMPTY, Memo, Reading, Table
+
+DUMPS = max(1000, int(100_000 * scale()))
+SEEDS = 20  # each takes its share of the dumps
+READINGS = 10  # of one table, before the next one
+
+# What a line must never hold: the secrets, nor a part of one that would be worth having.
+SECRET_PARTS = [secret[start : start + 12] for secret in (PRIVATE_KEY, PRESHARED_KEY) for start in range(0, 33, 4)]
+
+NASTY = [
+    "\x1b[2J", "\x1b]0;title\x07", "\n", "\r", "\r\n", "\t", "\t\t", "\0", "\x85", "\x9b", "\u2028", "\u2029", "\u202e",
+    "\u200f", "\ufeff", "\ud7ff", "wg0", "wg0\t", "(none)", "off", "-1", "0", "9" * 20, "9" * 5000, "1" * 19, "0x" + "f" * 9,
+    "A" * 43 + "=", "/32", ",", "../../etc/passwd", "$(reboot)", "`id`", "%s%n", "' OR 1=1 --", "١٢٣", "é", "\U0001f600",
+    "2023-10-27 10:00:00 ONLINE  [wg0] forged", "[ERROR] forged", "=" * 50, "." * 5000, "[2001:db8::1]:51820", "\x7f",
+]  # fmt: skip
+
+
+class Vandal:
+    """Spoils dumps, some a little and some beyond recognition."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+
+    def dump(self) -> bytes:
+        links = self.chance.sample(("wg0", "wg1", "wg2"), self.chance.randrange(4))
+        return "".join(dump(link, *self.peers()) for link in links).encode()
+
+    def peers(self) -> Iterator[P]:
+        for name in self.chance.sample(("alice", "bob", "carol", "dave"), self.chance.randrange(5)):
+            chance = self.chance
+            yield P(
+                name,
+                chance.choice((-START.wall, -500.0, -10.0, chance.randrange(1000), 1e7)),
+                chance.randrange(10**6),
+                chance.choice((0, chance.randrange(10**6), 2**63 - 1)),
+                chance.choice(("192.0.2.1:1", "192.0.2.2:1", "[2001:db8::1]:1", "")),
+                chance.choice(("", "10.0.0.1/32", "10.0.0.1/32,10.0.0.0/24", ",".join(["fd00::/64"] * 30))),
+            )
+
+    def spoil(self, text: bytes) -> bytes:
+        ways = [self.bit, self.insert, self.cut, self.field, self.line, self.splice, self.random]
+        for _ in range(self.chance.choice((0, 1, 1, 1, 2, 5))):
+            text = self.chance.choice(ways)(text)
+        return text
+
+    def somewhere(self, text: bytes) -> int:
+        return self.chance.randrange(len(text) + 1)
+
+    def nasty(self) -> bytes:
+        return self.chance.choice(NASTY).encode("utf-8", "surrogatepass")
+
+    def bit(self, text: bytes) -> bytes:
+        i = self.somewhere(text)
+        return text[:i] + bytes(byte ^ 1 << self.chance.randrange(8) for byte in text[i : i + 1]) + text[i + 1 :]
+
+    def insert(self, text: bytes) -> bytes:
+        i = self.somewhere(text)
+        return text[:i] + self.nasty() + text[i:]
+
+    def cut(self, text: bytes) -> bytes:
+        i = self.somewhere(text)
+        return text[:i] + text[i + self.chance.choice((1, 5, 50, 500)) :]
+
+    def field(self, text: bytes) -> bytes:
+        fields = text.split(b"\t")
+        fields[self.chance.randrange(len(fields))] = self.nasty()
+        return b"\t".join(fields)
+
+    def line(self, text: bytes) -> bytes:
+        lines = text.split(b"\n")
+        i, j = self.chance.randrange(len(lines)), self.chance.randrange(len(lines))
+        way = self.chance.randrange(4)
+        if way == 0:
+            lines[i], lines[j] = lines[j], lines[i]
+        elif way == 1:
+            lines.insert(i, lines[j])
+        elif way == 2:
+            lines.insert(i, self.nasty())
+        else:
+            del lines[i]
+        return b"\n".join(lines)
+
+    def splice(self, text: bytes) -> bytes:
+        i, other = self.somewhere(text), self.dump()
+        return text[:i] + other[self.somewhere(other) :]
+
+    def random(self, text: bytes) -> bytes:
+        i = self.somewhere(text)
+        return text[:i] + bytes(self.chance.randrange(256) for _ in range(self.chance.randrange(100))) + text[i:]
+
+
+def take(
+    table: Table, memo: Optional[Memo], output: bytes, complaints: str, boot: float, settings: wg_monitor.Settings
+) -> Tuple[Table, Optional[Memo], Reading, List[wg_monitor.Event]]:
+    reading, memo = wg_monitor.parse(output, complaints, memo, table.peers, settings, boot)
+    table, events = wg_monitor.decide(table, reading, at(boot - START.boot), settings)
+    return table, memo, reading, events
+
+
+def judge_lines(events: List[wg_monitor.Event], reading: Reading, table: Table, complaints: str) -> None:
+    """Everything that is told of a reading."""
+    texts = [wg_monitor.event_text(event) for event in events]
+    for trouble in wg_monitor.troubles_in(reading, table, chosen()):
+        texts += [trouble.begins, trouble.ends, trouble.key]
+    texts.append(wg_monitor.printable(complaints))
+    for text in texts:
+        assert text.isprintable(), ascii(text)
+        assert len(text) < 4000
+        assert not any(part in text for part in SECRET_PARTS), text
+    for seq, event in enumerate(events):
+        text = wg_monitor.event_text(event)
+        line = wg_monitor.render(seq, event.wall, event.kind, text, event, "text").decode()
+        assert line[:-1].isprintable() and line.endswith("\n"), ascii(line)
+        written = wg_monitor.render(seq, event.wall, event.kind, text, event, "json")
+        assert written[:-1].isascii() if hasattr(written, "isascii") else True
+        assert b"\n" not in written[:-1]
+        assert json.loads(written)["event"] == event.kind
+        job = wg_monitor.job_of(seq, event, chosen(on_change_script="/x", script_events=frozenset(wg_monitor.EVENT_KINDS)))
+        for value in wg_monitor.hook_environment(job).values() if job else ():
+            assert value.isprintable(), ascii(value)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_mutated_dumps(seed: int) -> None:
+    vandal = Vandal(seed)
+    settings: Dict[int, Any] = {0: chosen(), 1: chosen(liveness="traffic"), 2: chosen(interface=frozenset(["wg0"]))}
+    table, chosen_settings, text = EMPTY, settings[0], b""
+    memo: Optional[Memo] = None
+    for number in range(DUMPS // SEEDS):
+        if number % READINGS == 0:
+            table, memo, text = EMPTY, None, vandal.dump()
+            chosen_settings = settings[vandal.chance.randrange(3)]
+        output = vandal.spoil(vandal.dump() if vandal.chance.random() < 0.3 else text)
+        if output and not output.endswith(b"\n"):
+            output += b"\n"  # what breaks off is no reading and never comes this far
+        complaints = vandal.chance.choice(("", "", "", unreadable("wg2"), vandal.nasty().decode("utf-8", "replace")))
+        boot = START.boot + number % READINGS * 30
+        whole = copy.deepcopy(table)
+        before = table
+        table, memo, reading, events = take(table, memo, output, complaints, boot, chosen_settings)
+        judge_lines(events, reading, before, complaints)
+        told = repr((reading, memo, plain(table)))
+        assert not any(part in told for part in SECRET_PARTS)
+        whole, _, _, _ = take(whole, None, output, complaints, boot, chosen_settings)
+        assert plain(table) == plain(whole), output
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_good_peers_beside_garbage_are_not_lost(seed: int) -> None:
+    """Whole lines of garbage between good ones, which all have to be found."""
+    vandal = Vandal(seed)
+    for _ in range(DUMPS // SEEDS // 4):
+        good = [P(name, 5, 1, 2) for name in ("alice", "bob", "carol")]
+        lines = dump("wg0", *good).encode().split(b"\n")[:-1]
+        for _ in range(vandal.chance.randrange(1, 5)):
+            garbage = (vandal.spoil(vandal.chance.choice(lines)) + vandal.nasty()).replace(b"\n", b"")
+            if wg_monitor.parse_peer(garbage) is None:  # else it may be another good line of the same peer
+                lines.insert(vandal.chance.randrange(1, len(lines) + 1), garbage)
+        reading, _ = wg_monitor.parse(b"\n".join(lines) + b"\n", "", None, {}, chosen(), START.boot)
+        found = {peer.identity: (peer.handshake, peer.meter.rx, peer.meter.tx) for peer in reading.peers}
+        for p in good:
+            assert found["wg0", key(p.name)] == (START.wall + 5, 1, 2), lines
