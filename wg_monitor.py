@@ -72,11 +72,12 @@ HOOKS_AT_ONCE = 4
 HOOKS_WAITING_MAX = 10_000
 HOOK_OUTPUT_MAX = 4096  # bytes
 HOOK_GRACE_S = 5
+ENDPOINTS_MAX = 32  # the last ones of a session: a peer that roams for months stays bounded
 BACKLOG_MAX = 100_000  # lines kept in memory while the trail cannot be written
 CONSOLE_PATIENCE_S = 0.5
 LOCKED_S = 0.1  # we are the only writer: another lock on the database is a stranger's, and he is not waited for
 CHECKPOINT_S = 300
-PRUNE_ROWS = 500  # a checkpoint forgets this much history at most, so that no reading waits for it
+PRUNE_ROWS = 5000  # a checkpoint forgets this much history at most, so that no reading waits for it
 STEADY_S = 86_400  # history is only forgotten by a wall clock that has run this long without a step
 DAY_S = 86_400
 REKEY_AFTER_TIME_S = 120  # WireGuard's protocol: a session in use shakes hands anew after this long
@@ -696,7 +697,7 @@ def settle(
     elif after.session is not None and address(after.endpoint) != address(before.endpoint):
         used = after.session.endpoints.split(" ") if after.session.endpoints else []
         if after.endpoint not in used:
-            used = used[-31:] + [after.endpoint]  # the last 32: a peer that roams for months stays bounded
+            used = [*used, after.endpoint][-ENDPOINTS_MAX:]
         after = after._replace(session=after.session._replace(endpoints=" ".join(used)))
         if before.endpoint:
             events.append(Event("ROAMING", now.wall, iface, after, before=before.endpoint))
@@ -1360,6 +1361,29 @@ def from_null(value: Optional[float]) -> float:
     return NEVER if value is None else value
 
 
+class PeerRow(NamedTuple):
+    """A row of the table peers; PEER_SHAPE has its types."""
+
+    interface: str
+    public_key: str
+    endpoint: str
+    allowed_ips: str
+    handshake: int
+    shown: int
+    made: Optional[float]
+    rx: int
+    tx: int
+    past_rx: int
+    past_tx: int
+    heard: Optional[float]
+    heard_wall: Optional[float]
+    sent: int
+    session: Optional[int]
+
+
+PEER_SHAPE = "ttttiiRiiiiRRiI"
+
+
 class Loaded(NamedTuple):
     """What a store remembers."""
 
@@ -1417,14 +1441,31 @@ class Store:
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -1024"):
                 self.database.execute("PRAGMA " + pragma).fetchall()
             version = self.database.execute("PRAGMA user_version").fetchone()[0]
+            if version < 0:
+                raise StoreFault("its version is no version", damaged=True)
             if version > SCHEMA:
                 raise Refusal("STATE_PATH: %s was written by a newer wg_monitor" % self.path, EXIT_FAILURE)
             for number in range(version, SCHEMA):
                 statements = [part for part in MIGRATIONS[number].split(";") if part.strip()]
-                self.transact([(s, [()]) for s in statements] + [("PRAGMA user_version = %d" % (number + 1), [()])])
+                self.transact([(s, None) for s in [*statements, "PRAGMA user_version = %d" % (number + 1)]])
 
-    def faults(self) -> "StoreFaults":
-        return StoreFaults(self)
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        """What SQLite and the file system raise, as a StoreFault."""
+        import sqlite3
+
+        try:
+            yield
+        except StoreFault:
+            self.failed = True
+            raise
+        except (sqlite3.OperationalError, sqlite3.IntegrityError, OSError) as error:
+            self.failed = True
+            raise StoreFault(reason_of(error)) from None
+        except (sqlite3.Error, ValueError, ArithmeticError) as error:
+            # SQLite's "malformed" and "not a database" arrive as plain DatabaseError, damaged numbers as the others.
+            self.failed = True
+            raise StoreFault(reason_of(error), damaged=True) from None
 
     def rows(self, shape: str, query: str, *arguments: Any) -> List[Any]:
         """`shape` has a letter for each column (SHAPES), a capital where it may be NULL: SQLite's columns hold what
@@ -1439,7 +1480,9 @@ class Store:
                     raise StoreFault("a row has a foreign shape", damaged=True)
         return rows
 
-    def transact(self, statements: Iterable[Tuple[str, Iterable[Sequence[Any]]]], durable: bool = True) -> None:
+    def transact(
+        self, statements: Iterable[Tuple[str, Optional[Iterable[Sequence[Any]]]]], durable: bool = True
+    ) -> None:
         """All or nothing. `durable` survives a power failure as soon as this returns."""
         if self.database is None or self.failed:
             raise StoreFault("it is not open")
@@ -1447,7 +1490,10 @@ class Store:
         self.database.execute("BEGIN IMMEDIATE")
         try:
             for statement, rows in statements:
-                self.database.executemany(statement, rows) if "?" in statement else self.database.execute(statement)
+                if rows is None:
+                    self.database.execute(statement)
+                else:
+                    self.database.executemany(statement, rows)
             self.database.execute("COMMIT")
         except BaseException:
             if self.database.in_transaction:
@@ -1486,7 +1532,7 @@ class Store:
 
     def load_table(self, settings: Settings, rebooted: Optional[Moment]) -> Table:
         wanted = settings.interface
-        sessions = {
+        sessions: Dict[Optional[int], Session] = {
             row[0]: Session(*row)
             for row in self.rows(
                 "irriitr",
@@ -1495,39 +1541,10 @@ class Store:
             )
         }
         peers: Dict[Identity, Known] = {}
-        for row in self.rows("ttttiiRiiiiRRiI", "SELECT * FROM peers"):
-            (
-                name,
-                key,
-                endpoint,
-                ips,
-                handshake,
-                shown,
-                made,
-                rx,
-                tx,
-                past_rx,
-                past_tx,
-                heard,
-                heard_wall,
-                sent,
-                open_,
-            ) = row
-            if wanted and name not in wanted:
-                continue
-            meter = Meter((sys.intern(name), key), rx, tx)
-            meter.past_rx, meter.past_tx, meter.sent = past_rx, past_tx, sent
-            meter.heard, made = from_null(heard), from_null(made)
-            session = sessions.get(open_)
-            if rebooted is not None:
-                # The wall clock may be behind now (no clock chip), but distances in the past stay what they were.
-                latest = max(handshake, heard_wall or 0.0)
-                zero = rebooted.boot - max(0.0, rebooted.wall - latest) - latest
-                made = zero + handshake if handshake else NEVER
-                meter.heard = NEVER if heard_wall is None else zero + heard_wall
-                if session is not None:
-                    session = session._replace(began=zero + session.start)
-            peers[meter.identity] = Known(meter.identity, endpoint, ips, handshake, shown, made, session, meter)
+        for row in map(PeerRow._make, self.rows(PEER_SHAPE, "SELECT %s FROM peers" % ",".join(PeerRow._fields))):
+            if not wanted or row.interface in wanted:
+                known = known_from(row, sessions, rebooted)
+                peers[known.identity] = known
         interfaces = {
             # A handshake that has moved is known to be younger than the peer's row, and all rows than `complete`.
             name: Interface(bool(up), min(from_null(read), self.complete), wall)
@@ -1542,8 +1559,9 @@ class Store:
         names = sorted(wanted)
         others = "interface NOT IN (%s)" % ",".join("?" * len(names))
         figures = (
-            "SELECT max(sessions.start, p.shown, coalesce(p.heard_wall, 0)), p.past_rx + p.rx - received_before,"
-            " p.past_tx + p.tx - sent_before FROM peers AS p WHERE p.session = sessions.number"
+            "SELECT max(sessions.start, p.shown, coalesce(p.heard_wall, 0)),"
+            " max(0, p.past_rx + p.rx - received_before), max(0, p.past_tx + p.tx - sent_before)"
+            " FROM peers AS p WHERE p.session = sessions.number"
         )
         with self.faults():
             self.transact(
@@ -1632,9 +1650,10 @@ class Store:
 
     def unwritten(self, upto: int, limit: int) -> List[Tuple[int, bytes]]:
         query = "SELECT seq, line FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+        found: List[Tuple[int, bytes]] = []
         with self.faults():
-            return self.rows("ib", query, self.written, upto, limit)
-        return []
+            found += self.rows("ib", query, self.written, upto, limit)
+        return found
 
     def prune(self, before: float) -> None:
         """Forget a little of the history that is older than wall clock `before`."""
@@ -1670,6 +1689,8 @@ class Store:
         """The name under which a damaged store is kept."""
         self.close_database()
         aside = "%s.damaged-%s" % (self.path, time.strftime("%Y%m%d-%H%M%S"))
+        while os.path.lexists(aside):
+            aside += "+"
         for suffix in ("", "-wal", "-shm"):
             if os.path.lexists(self.path + suffix):
                 os.rename(self.path + suffix, aside + suffix)
@@ -1684,30 +1705,6 @@ class Store:
         self.close_database()
         if self.lock >= 0:
             os.close(self.lock)
-
-
-class StoreFaults:
-    """Turns what SQLite and the file system raise into a StoreFault."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: Optional[BaseException], traceback: Any) -> None:
-        if error is None or isinstance(error, Refusal):
-            return
-        self.store.failed = True
-        if isinstance(error, StoreFault):
-            return
-        import sqlite3
-
-        # SQLite's "malformed" and "not a database" arrive as plain DatabaseError, damaged numbers as the others.
-        if isinstance(error, (sqlite3.OperationalError, sqlite3.IntegrityError, OSError)):
-            raise StoreFault(reason_of(error)) from error
-        if isinstance(error, (sqlite3.Error, ValueError, ArithmeticError)):
-            raise StoreFault(reason_of(error), damaged=True) from error
 
 
 def event_row(record: Record) -> Tuple[Any, ...]:
@@ -1734,6 +1731,22 @@ def event_row(record: Record) -> Tuple[Any, ...]:
     )
 
 
+def known_from(row: PeerRow, sessions: Mapping[Optional[int], Session], rebooted: Optional[Moment]) -> Known:
+    meter = Meter((sys.intern(row.interface), row.public_key), row.rx, row.tx)
+    meter.past_rx, meter.past_tx, meter.sent = row.past_rx, row.past_tx, row.sent
+    meter.heard, made = from_null(row.heard), from_null(row.made)
+    session = sessions.get(row.session)
+    if rebooted is not None:
+        # The wall clock may be behind now (no clock chip), but distances in the past stay what they were.
+        latest = max(row.handshake, row.heard_wall or 0.0)
+        zero = rebooted.boot - max(0.0, rebooted.wall - latest) - latest
+        made = zero + row.handshake if row.handshake else NEVER
+        meter.heard = NEVER if row.heard_wall is None else zero + row.heard_wall
+        if session is not None:
+            session = session._replace(began=zero + session.start)
+    return Known(meter.identity, row.endpoint, row.allowed_ips, row.handshake, row.shown, made, session, meter)
+
+
 def session_rows(peers: Iterable[Optional[Known]]) -> Iterator[Tuple[Any, ...]]:
     for peer in peers:
         if peer is not None and peer.session is not None:
@@ -1756,9 +1769,9 @@ def ended_rows(events: Iterable[Event]) -> Iterator[Tuple[Any, ...]]:
             yield (*figures, e.endpoints, e.unwatched, e.reason, e.number)
 
 
-def peer_row(known: Known, now: Moment) -> Tuple[Any, ...]:
+def peer_row(known: Known, now: Moment) -> "PeerRow":
     meter, heard = known.meter, known_number(known.meter.heard)
-    return (
+    return PeerRow(
         *known.identity,
         known.endpoint,
         known.allowed_ips,
@@ -1859,7 +1872,9 @@ class Outbox:
                 fault = self.mark(position._replace(size=size)) or fault
                 self.tidy()
             if error is not None:
-                raise OSError(error.errno, error.strerror)
+                raise OSError(
+                    error.errno, error.strerror
+                )  # another one: an error that a frame holds would hold the frame
         if fault is not None:
             raise StoreFault(str(fault), fault.damaged)
 
@@ -1877,7 +1892,10 @@ class Outbox:
         store = self.store
         if store is None or self.trail is None or store.position is None:
             return ""
-        pending = store.unwritten(self.seq, BACKLOG_MAX)
+        try:
+            pending = store.unwritten(self.seq, BACKLOG_MAX)
+        except StoreFault:
+            return ""  # told when it is used next
         if not pending:
             return ""
         try:
@@ -2146,11 +2164,13 @@ class Monitor:
         self.wakeup = Wakeup()
         self.selector.register(self.wakeup.reader, selectors.EVENT_READ)
         self.hooks = HookRunner(settings.on_change_script, settings.script_timeout, self.selector)
-        self.table, self.memo = EMPTY, None  # type: Table, Optional[Memo]
+        self.table = EMPTY
+        self.memo: Optional[Memo] = None
         self.watched: Optional[Moment] = None  # the last reading of the run before this one
         self.same_boot = True
         self.loaded = False
         self.clock: Optional[Moment] = None  # the last look at the clocks
+        self.reading_at: Optional[Moment] = None  # while one is worked on: all its lines have its time
         self.offset = utc_offset(time.time())  # of local time
         self.steady = 0.0
         self.troubles: Dict[str, Tuple[Trouble, float]] = {}  # with the boot time of their beginning
@@ -2172,7 +2192,8 @@ class Monitor:
 
     def note(self, kind: str, text: str) -> None:
         """A line that is no event: to the console and the trail."""
-        self.emit(LEVELS.get(kind, INFORMATION), time.time(), kind, text, None)
+        wall = self.reading_at.wall if self.reading_at is not None else time.time()
+        self.emit(LEVELS.get(kind, INFORMATION), wall, kind, text, None)
 
     def debug(self, text: str) -> None:
         if self.settings.debug:
@@ -2202,7 +2223,7 @@ class Monitor:
     def flush(self, every: bool = False) -> None:
         """Everything that was told in this turn: to the store, the trail, the console and the hook, in this order."""
         if self.fresh or every or self.outbox.lines:
-            for _ in range(4):  # what is told on the way goes the same way
+            for _ in range(4):  # what is told on the way goes the same way: each sink's trouble, and its end
                 told = self.outbox.seq
                 self.save(every)
                 self.write()
@@ -2440,7 +2461,7 @@ class Monitor:
 
     def take(self, output: bytes, complaints: str) -> None:
         """A reading, through the whole pipeline."""
-        now = moment()
+        now = self.reading_at = moment()
         self.counts["readings"] += 1
         self.look_at_clocks(now)
         self.end("reading")
@@ -2463,6 +2484,7 @@ class Monitor:
             "Reading: %s of %s online, %d bytes"
             % (self.table.online, counted(len(self.table.peers), "peer"), len(output))
         )
+        self.reading_at = None
         self.conclude(True)
 
     def conclude(self, read: bool) -> None:
