@@ -26,6 +26,7 @@ import multiprocessing
 import os
 import platform
 import py_compile
+import re
 import shutil
 import signal
 import socket
@@ -50,6 +51,9 @@ STEADY_LOADS = ("quiet", "tenth", "busy", "handshakes")
 LOADS = (*STEADY_LOADS, "storm", "hooks")
 MIB = 1 << 20
 PATIENCE_S = 60
+POLL_S = 0.0005
+# Hooks that take longer than there is time for, and a threshold that suits a short benchmark.
+EXPECTED = re.compile(r"hook|Hook|healthy peers flap")
 # A year: nobody goes offline by ageing while the bytes are counted.
 CALM_THRESHOLD_S = 31_536_000
 LONG_AGO = 1_000_000  # January 1970
@@ -131,13 +135,17 @@ def serve(commands: Connection, directory: str, count: int) -> None:
         commands.send(0)
         while True:
             try:
-                load = commands.recv()
+                command, argument = commands.recv()
             except EOFError:
                 return
-            if load != "quiet":
-                crowd.step(load)
+            if command == "step":
+                crowd.step(argument)
                 device.respond(crowd.text())
-            commands.send(sum(crowd.rx))
+                commands.send(sum(crowd.rx))
+            else:
+                with device.changed:
+                    device.changed.wait_for(lambda: device.asked >= argument, PATIENCE_S)  # noqa: B023
+                    commands.send(device.asked)
 
 
 class Scene:
@@ -151,10 +159,18 @@ class Scene:
         theirs.close()
         self.commands.recv()
 
+    def ask(self, command: str, argument: object) -> int:
+        self.commands.send((command, argument))
+        return int(self.commands.recv())
+
     def step(self, load: str) -> int:
         """The next moment under that load; the bytes that all peers have received in all."""
-        self.commands.send(load)
-        return int(self.commands.recv())
+        return self.ask("step", load)
+
+    def asked(self, times: int) -> None:
+        """Wait until `wg` has asked so often since the last step."""
+        if self.ask("asked", times) < times:
+            die("the daemon has read nothing for %d s" % PATIENCE_S)
 
     def close(self) -> None:
         self.process.terminate()
@@ -181,6 +197,15 @@ def memory_of(pid: object) -> Memory:
     return Memory(1024 * kib["VmRSS"], 1024 * kib["RssShmem"], 1024 * kib["VmHWM"])
 
 
+def state_of(pid: int) -> str:
+    """R running, S sleeping, D waiting for a disk, Z ended, "" gone."""
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 class Daemon:
     """wg_monitor as a subprocess, watched from outside."""
 
@@ -199,40 +224,44 @@ class Daemon:
         self.started = time.monotonic()
         self.process = subprocess.Popen(command, env=environment, stderr=self.console, stdin=subprocess.DEVNULL)
 
-    def notice(self) -> str:
-        """The next word to the service manager. Each reading ends with one."""
-        try:
-            return self.notices.recv(65536).decode()
-        except socket.timeout:
-            with open(self.console.name, errors="replace") as file:
-                die("no reading within %d s; the daemon says:\n%s" % (PATIENCE_S, file.read()[-2000:]))
-
-    def reading(self) -> None:
-        """Wait for the end of the next reading."""
-        status = self.notice()
-        if ";" in status and "hook runs" not in status:  # a storm is more than the queue of hooks is made for
-            die("the daemon reports trouble: " + status)
-
-    def meet(self) -> None:
-        """Be just behind the end of a reading, with all of the interval ahead: readings that were missed while the
-        machine was busy are passed over."""
-        self.notices.settimeout(0)
-        late = 0
-        try:
-            while self.notices.recv(65536):
-                late += 1
-        except BlockingIOError:
-            self.notices.settimeout(PATIENCE_S)
-        if late:
-            self.reading()
-
     def ready(self) -> float:
         """Seconds from the start to READY=1."""
-        notice = self.notice()
+        try:
+            notice = self.notices.recv(65536).decode()
+        except socket.timeout:
+            self.fail("no READY=1 within %d s" % PATIENCE_S)
         took = time.monotonic() - self.started
+        self.notices.setblocking(False)
         if "READY=1" not in notice:
-            die("not READY=1 but %r" % notice)
+            self.fail("not READY=1 but %r" % notice)
+        self.rest()
         return took
+
+    def fail(self, why: str) -> NoReturn:
+        with open(self.console.name, errors="replace") as file:
+            die("%s; the daemon says:\n%s" % (why, file.read()[-2000:]))
+
+    def wg(self) -> int:
+        """The process number of its running `wg`; 0 = none."""
+        with open("/proc/%d/task/%d/children" % (self.process.pid, self.process.pid)) as file:
+            return int((file.read().split() or ["0"])[0])
+
+    def rest(self) -> None:
+        """Wait until it has dealt with what `wg` said, and sleeps."""
+        quiet = 0
+        while quiet < 3:
+            time.sleep(POLL_S)
+            quiet = 0 if self.wg() or state_of(self.process.pid) != "S" else quiet + 1
+        try:
+            while self.notices.recv(65536):
+                pass  # nobody else empties the socket, and a full one would cost nothing
+        except BlockingIOError:
+            pass
+
+    def reading(self, scene: Scene, others: int = 0) -> None:
+        """Wait for the end of the first reading since the last step, which `others` have read as well."""
+        scene.asked(1 + others)
+        self.rest()
 
     def cpu(self) -> float:
         """Seconds of CPU so far: the process's own clock, as clock_getcpuclockid(3) makes its number."""
@@ -250,6 +279,10 @@ class Daemon:
         self.process.wait(PATIENCE_S)
         self.notices.close()
         self.console.close()
+        with open(self.console.name, errors="replace") as file:
+            warnings = [line for line in file if "[WARN]" in line and not EXPECTED.search(line)]
+        if warnings:
+            die("the daemon warns: " + warnings[0])
 
     def received(self) -> int:
         """What the store says that all peers have received. Only after the end."""
@@ -320,16 +353,16 @@ def steady(daemon: Daemon, scene: Scene, load: str, readings: int) -> Figures:
     """The cost of a reading under a load that goes on."""
     own: List[float] = []
     of_wg: List[float] = []
-    daemon.reading()
-    daemon.forget_peak()
-    for _ in range(readings):
-        daemon.meet()
+    for number in range(readings + 1):
         before = daemon.cpu()
         scene.step(load)
-        of_wg.append(run_for_cpu(WG_COMMAND)[0])
-        daemon.reading()
-        own.append(daemon.cpu() - before)
-    memory = daemon.memory()
+        cost = run_for_cpu(WG_COMMAND)[0]
+        daemon.reading(scene, others=1)
+        if number:  # the first one still changes over from the load before
+            own.append(daemon.cpu() - before)
+            of_wg.append(cost)
+        else:
+            daemon.forget_peak()
     return {
         "readings": readings,
         "own_ms": 1000 * median(own),
@@ -337,85 +370,45 @@ def steady(daemon: Daemon, scene: Scene, load: str, readings: int) -> Figures:
         "wg_ms": 1000 * median(of_wg),
         "wg_mean_ms": 1000 * mean(of_wg),
         "ratio": median(own) / median(of_wg),
-        "resident": memory.resident,
-        "shared": memory.shared,
-        "peak": memory.peak,
+        **daemon.memory()._asdict(),
     }
-
-
-def child_of(pid: int) -> int:
-    with open("/proc/%d/task/%d/children" % (pid, pid)) as file:
-        return int(file.read().split()[0])
-
-
-def has_ended(pid: int) -> bool:
-    try:
-        with open("/proc/%d/stat" % pid) as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def wait_for_answer(daemon: Daemon) -> float:
-    """The moment at which the daemon's next `wg` has ended, to half a millisecond."""
-    while True:
-        try:
-            child = child_of(daemon.process.pid)
-            break
-        except IndexError:
-            time.sleep(0.0005)
-    while not has_ended(child):
-        time.sleep(0.0005)
-    return time.monotonic()
 
 
 def storm(daemon: Daemon, scene: Scene, count: int, readings: int) -> Figures:
     """Everybody changes state in one reading, back and forth."""
     own: List[float] = []
-    in_trail: List[float] = []
-    over: List[float] = []
-    daemon.reading()
-    daemon.forget_peak()
+    delays: List[float] = []
     for number in range(readings):
-        daemon.meet()
-        daemon.reading()  # the one before may have begun late, and have asked already
-        daemon.notices.settimeout(0.0005)
+        daemon.reading(scene)
+        if not number:
+            daemon.forget_peak()
+        before, first = daemon.cpu(), os.stat(daemon.trail).st_size
         scene.step("online" if number % 2 else "offline")
-        before, size = daemon.cpu(), os.stat(daemon.trail).st_size
-        first, last = size, 0.0
-        answered = wait_for_answer(daemon)
-        while True:
-            now, grown = time.monotonic(), os.stat(daemon.trail).st_size
+        scene.asked(1)
+        child = daemon.wg()
+        while child and state_of(child) not in ("Z", ""):
+            time.sleep(POLL_S)
+        answered = last = time.monotonic()
+        size, quiet = first, 0
+        while quiet < 10:
+            time.sleep(POLL_S)
+            grown = os.stat(daemon.trail).st_size
             if grown != size:
-                size, last = grown, now
-            try:
-                daemon.notices.recv(65536)
-                daemon.notices.settimeout(PATIENCE_S)
-                break
-            except socket.timeout:
-                continue
-        over.append(time.monotonic() - answered)
-        in_trail.append(last - answered)
+                size, last = grown, time.monotonic()
+            quiet = quiet + 1 if state_of(daemon.process.pid) == "S" else 0
+        delays.append(last - answered)
         own.append(daemon.cpu() - before)
         with open(daemon.trail, "rb") as file:
             file.seek(first)
             lines = file.read().count(b"\n")
         if lines != count:
             die("a storm of %d peers made %d lines" % (count, lines))
-    memory = daemon.memory()
-    return {
-        "readings": readings,
-        "own_ms": 1000 * median(own),
-        "in_trail_s": max(in_trail),
-        "reading_s": max(over),
-        "resident": memory.resident,
-        "shared": memory.shared,
-        "peak": memory.peak,
-    }
+        scene.step("quiet")
+    return {"readings": readings, "own_ms": 1000 * median(own), "in_trail_s": max(delays), **daemon.memory()._asdict()}
 
 
 def storm_with_hooks(place: Place, scene: Scene, interval: int, readings: int) -> Figures:
-    """Readings after a storm whose hooks take far longer than there is time."""
+    """Readings after storms whose hooks take far longer than there is time."""
     hook = place.folder + "/hook"
     with open(hook, "w") as file:
         file.write("#!/bin/sh\nexec sleep 1\n")
@@ -427,26 +420,22 @@ def storm_with_hooks(place: Place, scene: Scene, interval: int, readings: int) -
     daemon.forget_peak()
     for number in range(readings):
         scene.step(("online", "offline")[number % 2] if number < 4 else "quiet")
-        daemon.reading()
+        scene.asked(1)
     own, memory = daemon.cpu() - before, daemon.memory()
+    time.sleep(1.5)  # until the statistics have told of it
     daemon.stop()
     with open(daemon.console.name, errors="replace") as text:
         statistics = [line for line in text if "Statistics" in line][-1]
-    return {
-        "readings": readings,
-        "own_ms": 1000 * own / readings,
-        "late": int(statistics.partition(" late")[0].rpartition(" ")[2]),
-        "resident": memory.resident,
-        "shared": memory.shared,
-        "peak": memory.peak,
-    }
+    late = int(statistics.partition(" late")[0].rpartition(" ")[2])
+    return {"readings": readings, "own_ms": 1000 * own / readings, "late": late, **memory._asdict()}
 
 
-def memory_without_store(place: Place, interval: int, readings: int) -> Memory:
+def memory_without_store(place: Place, scene: Scene, interval: int, readings: int) -> Memory:
     daemon = Daemon(place, interval, CALM_THRESHOLD_S, store=False)
     daemon.ready()
     for _ in range(readings):
-        daemon.reading()
+        scene.step("quiet")
+        daemon.reading(scene)
     memory = daemon.memory()
     daemon.stop()
     return memory
@@ -461,15 +450,14 @@ def measure(place: Place, count: int, loads: Sequence[str], readings: int) -> It
         if calm:
             daemon = Daemon(place, interval, CALM_THRESHOLD_S)
             ready = daemon.ready()
-            memory = daemon.memory()
-            yield "start", {"ready_s": ready, "resident": memory.resident, "shared": memory.shared, "peak": memory.peak}
+            yield "start", {"ready_s": ready, **daemon.memory()._asdict()}
             for load in calm:
                 if load == "storm":
                     yield load, storm(daemon, scene, count, 4)
                 else:
                     yield load, steady(daemon, scene, load, readings)
-            daemon.reading()
             total = scene.step("quiet")
+            daemon.reading(scene)
             daemon.stop()
             if daemon.received() != total:
                 die("the daemon counted %d bytes, the device %d: the loads were not seen" % (daemon.received(), total))
@@ -483,8 +471,7 @@ def measure(place: Place, count: int, loads: Sequence[str], readings: int) -> It
         if "hooks" in loads:
             yield "hooks", storm_with_hooks(place, scene, interval, readings)
         if "quiet" in loads:
-            memory = memory_without_store(place, interval, 3)
-            yield "no store", {"resident": memory.resident, "shared": memory.shared, "peak": memory.peak}
+            yield "no store", memory_without_store(place, scene, interval, 3)._asdict()
     finally:
         scene.close()
 
@@ -582,9 +569,7 @@ def table_row(count: int, load: str, figures: Figures) -> str:
     ratio = verdict(figures["ratio"], BARS.get(count, {}).get(load), "%.2f") if "ratio" in figures else ""
     bar = STORM_BAR_S if count == 10_000 else None
     storm_text = verdict(figures["in_trail_s"], bar, "%.2f") if "in_trail_s" in figures else ""
-    notes = (
-        number("ready_s", "ready after %.2f s") + number("late", "%d late") + number("reading_s", "over after %.2f s")
-    )
+    notes = number("ready_s", "ready after %.2f s") + number("late", "%d late")
     return row(
         [
             f"{count:,}", load, number("own_ms", "%.2f"), number("wg_ms", "%.2f"), ratio,
