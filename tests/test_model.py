@@ -19,7 +19,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 import pytest
 
 import wg_monitor
-from values import START, P, chosen, interface_line, key, peer_line, scale, unreadable
+from values import START, P, chosen, dump, interface_line, key, peer_line, scale, unreadable
 from wg_monitor import EMPTY, EVENT_KINDS, NEVER, Identity, Memo, Moment, Settings, Table
 
 HISTORIES = max(1, int(100 * scale()))
@@ -576,6 +576,32 @@ def test_the_trail_and_the_sessions_are_the_truth(seed: int, monkeypatch: pytest
         history = History(seed, directory)
         Clock(history.world, monkeypatch)
         history.go()
+
+
+def test_sessions_of_interfaces_that_are_not_watched_any_more_end_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(random.Random(0))
+    Clock(world, monkeypatch)
+    world.boot = START.boot + 10
+    both = dump("wg0", P("alice", 5)) + dump("wg1", P("bob", 7))
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        for names, seconds in (((), 40), (("wg0",), 70), ((), 100)):  # type: Tuple[str, ...], int
+            run = Run(directory, chosen(log_format="json", interface=frozenset(names)))
+            run.monitor.take(both.encode(), "")
+            world.boot = START.boot + seconds
+            both = both.replace("\t0\t0\toff", "\t9\t0\toff")
+            run.monitor.take(both.encode(), "")
+            run.end(politely=True)
+        told = [json.loads(line) for line in Path(directory, "trail").read_text().splitlines()]
+        events = [(event["event"], event["interface"], event.get("new", False)) for event in told if "peer" in event]
+        with sqlite3.connect(directory + "/state.db") as database:
+            sessions = database.execute("SELECT interface, last_seen, received, reason FROM sessions ORDER BY number").fetchall()
+        database.close()
+    assert events == [("ONLINE", "wg0", True), ("ONLINE", "wg1", True), ("ONLINE", "wg1", False)]
+    assert sessions == [
+        ("wg0", None, None, None),
+        ("wg1", START.wall + 40, 9, "unknown"),
+        ("wg1", None, None, None),
+    ]
 
 
 # --- What holds without any rule ----------------------------------------------------------------------------------
