@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Callable, List, Optional, Type
+from typing import IO, Callable, List, NamedTuple, Optional, Sequence, Tuple, Type
 
 PROJECT = Path(__file__).resolve().parent.parent
 RELEASE = os.environ.get("WG_MONITOR_RELEASE", "bookworm")
@@ -151,8 +151,45 @@ def index_entry(root: Path, deb: Path) -> str:
 # --- The machine --------------------------------------------------------------------------------------------------
 
 
-class Machine:
-    """A booted machine; a context manager."""
+class Done(NamedTuple):
+    returncode: int
+    stdout: str  # and what went to stderr, in one
+
+
+class Host:
+    """What tests do on a machine, whatever kind of machine it is."""
+
+    def execute(self, command: Sequence[str], timeout: float) -> Tuple[int, str]:
+        """Run a command inside, as root; its exit status and both outputs in one."""
+        raise NotImplementedError
+
+    def run(self, *command: str, check: bool = True, timeout: float = 120) -> Done:
+        done = Done(*self.execute(command, timeout))
+        if check and done.returncode != 0:
+            raise AssertionError("%s: exit status %d\n%s" % (" ".join(command), done.returncode, done.stdout))
+        return done
+
+    def read(self, inside: str) -> str:
+        return self.run("cat", inside).stdout
+
+    def write(self, inside: str, text: str, mode: int = 0o644) -> None:
+        script = 'mkdir -p "$(dirname "$1")"; printf %s "$2" > "$1"; chmod "$3" "$1"'
+        self.run("sh", "-ec", script, "sh", inside, text, "%o" % mode)
+
+    def shell(self, script: str, check: bool = True, timeout: float = 120) -> str:
+        return self.run("sh", "-ec", script, check=check, timeout=timeout).stdout
+
+    def property(self, unit: str, name: str) -> str:
+        return self.run("systemctl", "show", "--property=" + name, unit).stdout.strip().split("=", 1)[1]
+
+    def journal(self, unit: str, *options: str) -> str:
+        # A line may still be on its way from the service to the journal.
+        self.run("journalctl", "--sync")
+        return self.run("journalctl", "--no-pager", "--output=cat", "--unit=" + unit, *options).stdout
+
+
+class Machine(Host):
+    """A booted machine in a container; a context manager."""
 
     def __init__(self, release: str = RELEASE) -> None:
         self.release = release
@@ -249,8 +286,7 @@ class Machine:
         inside = ["env", "-i", "PATH=" + SEARCH_PATH, "LANG=C.UTF-8", "HOME=/root", "TERM=dumb", "SYSTEMD_PAGER="]
         return ["nsenter", "--target=%d" % self.leader, "--all", *inside]
 
-    def run(self, *command: str, check: bool = True, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
-        """Run a command inside, as root, with both outputs in one."""
+    def execute(self, command: Sequence[str], timeout: float) -> Tuple[int, str]:
         done = subprocess.run(
             [*self.enter(), *command],
             stdin=subprocess.DEVNULL,
@@ -259,27 +295,16 @@ class Machine:
             text=True,
             timeout=timeout,
         )
-        if check and done.returncode != 0:
-            raise AssertionError("%s: exit status %d\n%s" % (" ".join(command), done.returncode, done.stdout))
-        return done
+        return done.returncode, done.stdout
 
-    def shell(self, script: str, check: bool = True, timeout: float = 120) -> str:
-        return self.run("sh", "-ec", script, check=check, timeout=timeout).stdout
-
-    def property(self, unit: str, name: str) -> str:
-        return self.run("systemctl", "show", "--property=" + name, unit).stdout.strip().split("=", 1)[1]
-
-    def journal(self, unit: str, *options: str) -> str:
-        # A line may still be on its way from the service to the journal.
-        self.run("journalctl", "--sync")
-        return self.run("journalctl", "--no-pager", "--output=cat", "--unit=" + unit, *options).stdout
-
-    def bring(self, project: Path = PROJECT) -> str:
+    def bring(self) -> None:
         """Lay a copy of the project into the machine, as an administrator would unpack it."""
-        target = self.path("/root/wg_monitor")
-        unwanted = shutil.ignore_patterns(".git", ".*cache*", "__pycache__", "tests", "*.egg-info", ".venv", "build")
-        shutil.copytree(str(project), str(target), ignore=unwanted)
-        return "/root/wg_monitor"
+        copy_project(self.path("/root/wg_monitor"))
+
+
+def copy_project(target: Path) -> None:
+    unwanted = shutil.ignore_patterns(".*", "__pycache__", "tests", "*.egg-info", "build")
+    shutil.copytree(str(PROJECT), str(target), ignore=unwanted)
 
 
 # --- WireGuard in it ----------------------------------------------------------------------------------------------
@@ -312,7 +337,7 @@ def set_device(name: str, *lines: str) -> str:
     return " ".join(["python3 /root/ask.py", name, "set=1", *lines])
 
 
-def start_server(machine: Machine, name: str = "wg0", number: int = 1) -> None:
+def start_server(machine: Host, name: str = "wg0", number: int = 1) -> None:
     """A WireGuard interface that knows one peer, and a network namespace `clientN` to reach it from."""
     machine.write("/root/ask.py", ASK)
     machine.shell(
@@ -344,7 +369,7 @@ def start_server(machine: Machine, name: str = "wg0", number: int = 1) -> None:
     )
 
 
-def start_client(machine: Machine, number: int = 1) -> None:
+def start_client(machine: Host, number: int = 1) -> None:
     """The peer comes online. Its interface's socket lies in a /run/wireguard of its own, as on another machine."""
     machine.shell(
         """
@@ -367,7 +392,7 @@ def start_client(machine: Machine, number: int = 1) -> None:
     )
 
 
-def has_shaken_hands(machine: Machine, name: str = "wg0") -> bool:
+def has_shaken_hands(machine: Host, name: str = "wg0") -> bool:
     answer = machine.run("python3", "/root/ask.py", name, "get=1").stdout
     return bool(re.search(r"last_handshake_time_sec=[1-9]", answer))
 
