@@ -6,7 +6,7 @@ import pytest
 
 import wg_monitor
 from branches import record
-from values import START, Case, P, Step, at, chosen, dump, figures, identity, ids, peer_line, play, unreadable
+from values import START, Case, P, Step, at, chosen, dump, figures, identity, ids, peer_line, play, read, unreadable
 from wg_monitor import (
     EMPTY,
     NEVER,
@@ -328,13 +328,13 @@ CLOCKS = [
     ]),
     Case("a handshake that moved while its interface could not be read can be as old as that", [
         Step(0, alice(), NEW), Step(100, "", complaints=unreadable("wg0")),
-        Step(300, alice(10), ["OFFLINE wg0 alice idle"]),
+        Step(200, alice(10), ["OFFLINE wg0 alice idle"]),
     ]),
     Case("a handshake that moved while its line was spoiled can be as old as that", [
-        Step(0, alice(), NEW), Step(100, wg0() + SPOILED), Step(300, alice(10), ["OFFLINE wg0 alice idle"]),
+        Step(0, alice(), NEW), Step(100, wg0() + SPOILED), Step(200, alice(10), ["OFFLINE wg0 alice idle"]),
     ]),
     Case("a handshake that moved among lines of unclear interface can be as old as that", [
-        Step(0, alice(), NEW), Step(100, wg0() + UNCLEAR), Step(300, alice(10), ["OFFLINE wg0 alice idle"]),
+        Step(0, alice(), NEW), Step(100, wg0() + UNCLEAR), Step(200, alice(10), ["OFFLINE wg0 alice idle"]),
     ]),
     Case("the last reading of the interface bounds the age, not the last of another one", [
         Step(0, alice() + dump("wg1"), NEW), Step(100, dump("wg1"), complaints=unreadable("wg0")),
@@ -462,6 +462,9 @@ SESSIONS = [
         Step(0, wg0(P("alice")), ["OFFLINE"]), Step(30, alice(20, rx=100), ["ONLINE at 20"]),
         Step(60, "", ["IFDOWN", "OFFLINE interface-down: 20 to 30, 10 long, 100 in, 0 out, 192.0.2.1:51820"]),
     ], TRAFFIC, figures),
+    Case("by traffic, a handshake that is just too old begins no session, the bytes with it do", [
+        Step(0, wg0(P("alice")), ["OFFLINE"]), Step(210, alice(30, rx=5), ["ONLINE at 210"]),
+    ], TRAFFIC, figures),
     Case("by traffic, the same where the whole output had to be parsed", [
         Step(500, alice(rx=10, tx=10), ["OFFLINE"]), Step(530, alice(rx=30, tx=20) + dump("wg1"), ["IFUP", "ONLINE at 530"]),
         Step(900, alice(rx=30, tx=20), ["IFDOWN", "OFFLINE idle: 530 to 530, 0 long, 20 in, 10 out, 192.0.2.1:51820"]),
@@ -576,6 +579,9 @@ CALLS = [
     Call("nothing sent since means idle", "silence", (KNOWN,), "idle"),
     Call("a steady clock made no step", "clock_step", (at(0), at(30)), 0.0),
     Call("a second is no step", "clock_step", (at(0), at(30, 1.0)), 0.0),
+    Call("a tenth of the time between is no step", "clock_step", (at(0), at(30, -3.0)), 0.0),
+    Call("more than a tenth is one", "clock_step", (at(0), at(30, -3.5)), -3.5),
+    Call("a second in a short time is no step", "clock_step", (at(0), at(1, 1.0)), 0.0),
     Call("a clock set forward", "clock_step", (at(0), at(30, 3600.0)), 3600.0),
     Call("a clock set back", "clock_step", (at(0), at(30, -3600.0)), -3600.0),
     Call("a clock that is being slewed made no step", "clock_step", (at(0), at(3600, 300.0)), 0.0),
@@ -658,6 +664,15 @@ def test_a_peer_that_was_sent_to_in_vain_is_unreachable() -> None:
     meter = Meter(METER.identity, 10, 20)
     meter.count(10, 21, 30.0)
     assert wg_monitor.silence(KNOWN._replace(meter=meter)) == "unreachable"
+
+
+def test_a_peer_that_stands_as_before_is_the_same_value() -> None:
+    """Else thousands of new ones would be made whenever the output is parsed whole."""
+    reading, _ = read(alice())
+    table, _ = wg_monitor.decide(EMPTY, reading, at(0), chosen())
+    reading, _ = read(alice(rx=5), table=table, boot=at(30).boot)
+    again, _ = wg_monitor.decide(table, reading, at(30), chosen())
+    assert again.peers[identity("wg0", "alice")] is table.peers[identity("wg0", "alice")]
 
 
 @pytest.mark.parametrize("cases", [EVENTS, CLOCKS, LIVENESS, SESSIONS], ids=["events", "clocks", "liveness", "sessions"])

@@ -157,6 +157,7 @@ def play(case: Case, names: Mapping[str, Any]) -> List[List[str]]:
     table = EMPTY
     memo: Optional[Memo] = None
     happened = []
+    numbers: List[int] = []
     for step in case.steps:
         if step.restart:
             table, memo = table._replace(last=None, due=NEVER), None
@@ -164,7 +165,18 @@ def play(case: Case, names: Mapping[str, Any]) -> List[List[str]]:
         reading, memo = read(step.text, step.complaints, table, memo, now.boot, case.settings)
         table, events = names["decide"](table, reading, now, case.settings)
         happened.append([case.words(event) for event in events])
+        numbers += [e.peer.session.number for e in events if e.kind == "ONLINE" and e.peer and e.peer.session]
+        judge(table, reading, now)
+    assert numbers == list(range(1, len(numbers) + 1))
     return happened
+
+
+def judge(table: Table, reading: Reading, now: Moment) -> None:
+    """What a table says of itself."""
+    assert table.last == now
+    assert table.online == sum(known.session is not None for known in table.peers.values())
+    if not (reading.spoiled or reading.unreadable):
+        assert table.due > now.boot  # all that can have become old has been looked at
 
 
 def ids(cases: Sequence[Any]) -> List[str]:
