@@ -1,0 +1,139 @@
+"""The service on a virtual machine: the kernel's own WireGuard, every line of the sandbox in force, clocks that move."""
+
+import re
+from typing import Iterator, List
+
+import pytest
+
+import test_machine
+import vm
+from harness import lacking, wait_for
+from machine import CLIENT_PRIVATE, CLIENT_PUBLIC, SERVER_PRIVATE, SERVER_PUBLIC, Host
+from test_machine import DEFAULTS, DROP_IN, INSTALL, PEER, SERVICE, TRAIL, Sandbox, events, lines
+from vm import VirtualMachine
+
+pytestmark = [pytest.mark.vm, pytest.mark.once]
+
+SERVER = """
+ip netns add client
+ip link add outer type veth peer name inner netns client
+ip addr add 192.0.2.5/30 dev outer
+ip -n client addr add 192.0.2.6/30 dev inner
+ip link set lo up
+ip link set outer up
+ip -n client link set inner up
+ip link add wg0 type wireguard
+echo {private} > /run/key
+wg set wg0 private-key /run/key listen-port 51821 peer {peer} allowed-ips 10.77.1.2/32
+ip addr add 10.77.1.1/24 dev wg0
+ip link set wg0 up
+"""
+
+CLIENT = """
+ip -n client link add client type wireguard
+echo {private} > /run/key
+ip netns exec client wg set client private-key /run/key \\
+    peer {peer} endpoint 192.0.2.5:51821 allowed-ips 10.77.1.1/32 persistent-keepalive 1
+ip -n client link set client up
+"""
+
+
+def start_server(made: Host) -> None:
+    made.shell(SERVER.format(private=SERVER_PRIVATE, peer=CLIENT_PUBLIC))
+
+
+def start_client(made: Host) -> None:
+    made.shell(CLIENT.format(private=CLIENT_PRIVATE, peer=SERVER_PUBLIC))
+
+
+@pytest.fixture(scope="module")
+def guest() -> Iterator[VirtualMachine]:
+    """Installed, and a peer online on the kernel's wg0."""
+    why_not = vm.missing()
+    if why_not:
+        lacking(why_not)
+    with VirtualMachine() as made:
+        made.shell("apt-get --quiet update && apt-get --quiet --yes install wireguard-tools")
+        start_server(made)
+        start_client(made)
+        made.write(DEFAULTS, "INTERVAL=1\n")
+        made.run(INSTALL)
+        yield made
+
+
+@pytest.fixture
+def home(guest: VirtualMachine) -> VirtualMachine:
+    """The guest with the service started anew on an empty trail and store."""
+    guest.shell("systemctl stop wg-monitor; rm -rf %s /var/lib/wg-monitor/* %s" % (TRAIL, DROP_IN))
+    guest.write(DEFAULTS, "INTERVAL=1\n")
+    guest.shell("systemctl daemon-reload; systemctl start wg-monitor")
+    wait_for("the peer", lambda: events(guest) == ["ONLINE [wg0] " + PEER])
+    return guest
+
+
+def warnings(made: Host) -> List[str]:
+    return [line for line in lines(made) if line.startswith("[WARN]")]
+
+
+def test_the_kernels_peers_are_seen_from_the_sandbox(home: VirtualMachine) -> None:
+    assert home.run("modinfo", "--field=intree", "wireguard").stdout == "Y\n"
+    assert home.run("pgrep", "wireguard-go", check=False).stdout == ""
+    assert home.property(SERVICE, "StatusText") == "1 of 1 peer online, 1 interface"
+
+
+@pytest.mark.parametrize(
+    "step",
+    ["+1 hour", "-1 hour", "+1 year", "-2 years", "@86400", "+50 years"],
+    ids=lambda step: step.replace(" ", "-"),
+)
+def test_a_step_of_the_clock_is_one_warning_and_no_event(home: VirtualMachine, step: str) -> None:
+    before = float(home.run("date", "+%s").stdout)
+    uptime = float(home.read("/proc/uptime").split()[0])
+    try:
+        home.run("date", "--set", step if step.startswith("@") else "now " + step)
+        wait_for("the warning", lambda: warnings(home))
+        home.shell("sleep 5")
+        assert len(warnings(home)) == 1, warnings(home)
+        assert events(home) == ["ONLINE [wg0] " + PEER]
+        assert home.property(SERVICE, "StatusText") == "1 of 1 peer online, 1 interface"
+    finally:
+        now = before + float(home.read("/proc/uptime").split()[0]) - uptime
+        home.run("date", "--set", "@%d" % now)
+
+
+def test_wireguard_inside_a_container_is_watched_by_its_network_namespace(home: VirtualMachine) -> None:
+    inside = "[Service]\nNetworkNamespacePath=/run/netns/client\n"
+    home.write("/etc/systemd/system/wg-monitor@client.service.d/container.conf", inside)
+    home.shell("systemctl daemon-reload; systemctl start wg-monitor@client")
+    trail = "/var/log/wg_monitor-client.log"
+    wait_for("the peer", lambda: any("ONLINE  [client] " + SERVER_PUBLIC[:8] in line for line in lines(home, trail)))
+    home.run("systemctl", "stop", "wg-monitor@client")
+    assert events(home) == ["ONLINE [wg0] " + PEER]
+
+
+def test_a_hook_that_eats_all_the_memory_is_killed_alone(home: VirtualMachine) -> None:
+    home.write("/usr/local/sbin/glutton", "#!/usr/bin/python3\nx = b'x' * (600 << 20)\n", 0o755)
+    home.write(DEFAULTS, "INTERVAL=1\nSTATE_PATH=\nON_CHANGE_SCRIPT=/usr/local/sbin/glutton\n")
+    home.run("systemctl", "restart", SERVICE)
+    pid = home.property(SERVICE, "MainPID")
+    wait_for("the end of the hook", lambda: re.search("WARN.*Hook for ONLINE .* SIGKILL", home.journal(SERVICE)))
+    assert (home.property(SERVICE, "MainPID"), home.property(SERVICE, "NRestarts")) == (pid, "0")
+
+
+def test_what_a_hook_may_do(home: VirtualMachine) -> None:
+    sandbox = Sandbox(home)
+    for name in test_machine.ALLOWED:
+        rows = sandbox.under(name)
+        assert {row for row in rows if rows[row].code == 0} == test_machine.ALLOWED[name], (name, rows)
+
+
+def test_a_reboot_ends_the_session_and_forgets_nobody(home: VirtualMachine) -> None:
+    home.reboot()
+    assert home.property(SERVICE, "ActiveState") == "active"
+    wait_for("the end of the session", lambda: len(events(home)) == 2)
+    start_server(home)
+    wait_for("the interface", lambda: home.property(SERVICE, "StatusText") == "0 of 1 peer online, 1 interface")
+    start_client(home)
+    wait_for("the peer", lambda: len(events(home)) == 3)
+    assert [event.split()[0] for event in events(home)] == ["ONLINE", "OFFLINE", "ONLINE"]
+    assert len([line for line in lines(home) if re.search(r"\] new \(", line)]) == 1
