@@ -8,16 +8,45 @@ import fcntl
 import os
 import struct
 import subprocess
+import sys
 from pathlib import Path
 from types import TracebackType
-from typing import List, Optional, Type
+from typing import Callable, List, Optional, Type
 
-from harness import Place, need
+from harness import PROJECT, Place, need
 
 EXT4_IOC_SHUTDOWN = 0x8004587D  # linux/fs/ext4/ext4.h
 GOING_FLAGS_NOLOGFLUSH = 2
 
 HOLD = 'mount %s "$1" || exit 1; echo ready; read -r line'
+
+
+def fill(directory: Path) -> None:
+    """Its file system, to the last byte."""
+    with (directory / "ballast").open("ab", buffering=0) as ballast:
+        for size in (1 << 16, 1 << 12, 1):
+            try:
+                while True:
+                    ballast.write(b"x" * size)
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+
+
+def free(directory: Path) -> None:
+    (directory / "ballast").unlink()
+
+
+def on_a_small_disk(function: Callable[[Path], None], directory: Path) -> None:
+    """Call a function of a test module with a directory of 64 KiB, in a process and a namespace of its own."""
+    need("unshare", "mount")
+    call = "import sys; sys.path[:0] = %r; import pathlib, %s as module; module.%s(pathlib.Path(sys.argv[1]))"
+    paths = [str(PROJECT), str(PROJECT / "tests")]
+    mount = 'mount -t tmpfs -o size=64k,mode=755 none "$1" && exec "$2" -c "$3" "$1"'
+    subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, "sh", str(directory), sys.executable]
+        + [call % (paths, function.__module__, function.__name__)],
+        check=True,
+    )
 
 
 class Disk:
@@ -49,19 +78,13 @@ class Disk:
         subprocess.run([*self.enter, *command], check=True)
 
     def fill(self) -> None:
-        """To the last byte."""
-        with (self.seen / "ballast").open("ab", buffering=0) as ballast:
-            for size in (1 << 16, 1 << 12, 1):
-                try:
-                    while True:
-                        ballast.write(b"x" * size)
-                except OSError as error:
-                    assert error.errno == errno.ENOSPC
+        fill(self.seen)
 
     def free(self) -> None:
-        (self.seen / "ballast").unlink()
+        free(self.seen)
 
     def read_only(self, really: bool) -> None:
+        """Only while nobody has a file open for writing there."""
         self.run("mount", "-o", "remount," + ("ro" if really else "rw"), str(self.path))
 
     def pull_the_plug(self) -> None:

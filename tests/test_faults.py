@@ -1,0 +1,228 @@
+"""The daemon while the file system of its trail, or of its store, is full, read-only or gone: it goes on reading and
+reporting, keeps its lines, says when that began and how long it lasted, and writes all of them in their order."""
+
+import re
+import shutil
+import sqlite3
+import subprocess
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, NamedTuple
+
+import pytest
+
+import device
+from disks import Disk, DiskPlace
+from harness import Daemon, lines_of
+from values import ids
+
+
+@pytest.fixture
+def place() -> Iterator[DiskPlace]:
+    made = DiskPlace()
+    with made:
+        yield made
+
+
+class Fault(NamedTuple):
+    name: str
+    begin: Callable[[Disk, Daemon, str], object]  # the directory's name on the disk, "" = the disk's own
+    end: Callable[[Disk, Daemon, str], object]
+    words: str
+
+
+def delete(disk: Disk, monitor: Daemon, name: str) -> None:
+    """Moved first, so that it goes at once."""
+    away = disk.seen / "away"
+    (disk.seen / name).rename(away)
+    shutil.rmtree(str(away))
+
+
+def cover(disk: Disk, monitor: Daemon, name: str) -> None:
+    """A file system that is written to cannot be made read-only: so another one takes its place."""
+    inside(monitor, "mount", "-t", "tmpfs", "-o", "ro", "none", str(disk.path / name))
+
+
+def uncover(disk: Disk, monitor: Daemon, name: str) -> None:
+    inside(monitor, "umount", "--lazy", str(disk.path / name))
+
+
+def inside(monitor: Daemon, *command: str) -> None:
+    subprocess.run(["nsenter", "--mount=/proc/%d/ns/mnt" % monitor.pid, *command], check=True)
+
+
+FULL = Fault("full", lambda disk, *_: disk.fill(), lambda disk, *_: disk.free(), "No space left on device")
+READ_ONLY = Fault("read-only", cover, uncover, "Read-only file system")
+GONE = Fault("gone", delete, lambda disk, _, name: (disk.seen / name).mkdir(0o755), "No such file or directory")
+FAULTS = [FULL, READ_ONLY, GONE]
+
+
+def events(lines: List[str]) -> List[str]:
+    return [line for line in lines if "[WARN]" not in line]
+
+
+def happened(lines: List[str]) -> int:
+    return sum("ONLINE" in line or "REMOVED" in line for line in lines)
+
+
+def come_and_go(wg0: device.Device, rounds: int) -> int:
+    """Forty peers, the first of them there already, and others in each round; how many lines they are by then."""
+    now = int(time.time())
+    for number in range(rounds):
+        wg0.publish([device.peer(100 * number + each, now) for each in range(40)])
+        wg0.settle()
+    return 40 * (2 * rounds - 1)
+
+
+STORES = [("without a store", False), ("with a store", True)]
+
+
+@pytest.mark.parametrize("stored", [case[1] for case in STORES], ids=[case[0] for case in STORES])
+@pytest.mark.parametrize("fault", FAULTS, ids=ids(FAULTS))
+def test_the_trails_file_system_fails_for_a_while(place: DiskPlace, fault: Fault, stored: bool) -> None:
+    disk = place.memory(place.path / "disk", 256)
+    (disk.seen / "logs").mkdir()
+    place.trail = disk.seen / "logs" / "trail.log"
+    flags = ["--log-path", str(disk.path / "logs" / "trail.log")]
+    if stored:
+        flags += ["--state-path", str(place.path / "state.db")]
+    wg0 = place.device(peers=[device.peer(1, int(time.time()))])
+    monitor = place.start(*flags)
+    monitor.match("ONLINE .* new .*")
+    before = lines_of(place.trail)
+    fault.begin(disk, monitor, "logs")
+    told = come_and_go(wg0, 3)
+    begins = r"\[WARN\] .*/trail.log cannot be written: %s; its lines are kept" % fault.words
+    monitor.hear(begins)
+    assert happened(monitor.console()) == told
+    fault.end(disk, monitor, "logs")
+    ends = r"\[WARN\] .*/trail.log can be written again after \d+s"
+    monitor.match(ends)
+    wg0.publish([])
+    monitor.match("REMOVED .*")
+    assert monitor.stop() == 0
+    lines = lines_of(place.trail)
+    if fault is GONE:
+        lines = before + lines
+    assert events(lines) == events(monitor.console()), "not all of them, or not in their order and with their times"
+    assert sum(re.search(begins, line) is not None for line in monitor.console()) == 1
+    assert sum(re.search(ends, line) is not None for line in lines) == 1
+    assert place.trail.read_bytes().endswith(b"\n")
+
+
+def rows(place: DiskPlace, query: str) -> List[Any]:
+    """Of the store, copied out of the namespace that it lies in."""
+    assert place.disk is not None
+    copy = place.path / "copy.db"
+    shutil.copy(str(place.disk.seen / "state.db"), str(copy))
+    with closing(sqlite3.connect(str(copy))) as database:
+        return database.execute(query).fetchall()
+
+
+def assert_store_tells_the_trail(place: DiskPlace, trail: List[str]) -> None:
+    stored = rows(place, "SELECT seq, line FROM events ORDER BY seq")
+    assert [bytes(line).decode()[:-1] for _, line in stored] == trail
+    assert [seq for seq, _ in stored] == list(range(stored[0][0], stored[0][0] + len(stored)))
+    assert rows(place, "PRAGMA integrity_check") == [("ok",)]
+
+
+@pytest.mark.parametrize("fault", [FULL, READ_ONLY], ids=ids([FULL, READ_ONLY]))
+def test_the_stores_file_system_fails_for_a_while(place: DiskPlace, fault: Fault) -> None:
+    disk = place.memory(place.path / "disk", 1024)
+    flags = ["--state-path", str(disk.path / "state.db")]
+    wg0 = place.device(peers=[device.peer(1, int(time.time()))])
+    monitor = place.start(*flags)
+    monitor.match("ONLINE .* new .*")
+    fault.begin(disk, monitor, "")
+    told = come_and_go(wg0, 3)
+    # SQLite has words of its own for what the file system says.
+    monitor.match(r"\[WARN\] .*/state.db cannot be used: .*; what happens is kept in memory")
+    monitor.await_(
+        "the trail to go on", lambda: sum("LINE " in line or "REMOVED" in line for line in monitor.trail()) >= told
+    )
+    fault.end(disk, monitor, "")
+    monitor.match(r"\[WARN\] .*/state.db can be used again after \d+s")
+    assert monitor.stop() == 0
+    assert_store_tells_the_trail(place, lines_of(place.trail))
+    open_sessions = rows(place, "SELECT count(*) FROM sessions WHERE reason IS NULL")
+    second = place.start(*flags)
+    second.match(r"\[WARN\] Not watching .*")
+    wg0.settle()
+    assert second.stop() == 0
+    assert open_sessions == [(40,)] == rows(place, "SELECT count(*) FROM sessions WHERE reason IS NULL")
+    assert happened(monitor.trail()) == told, "the restart was not silent"
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "read-only"])
+def test_a_start_while_the_stores_file_system_fails_is_a_start(place: DiskPlace, full: bool) -> None:
+    """The trail goes on at once; the store is taken up when it can be."""
+    disk = place.memory(place.path / "disk", 1024)
+    if full:
+        disk.fill()
+    else:
+        disk.read_only(True)
+    wg0 = place.device(peers=[device.peer(1, int(time.time()))])
+    monitor = place.start("--state-path", str(disk.path / "state.db"))
+    monitor.match(r"\[WARN\] .*/state.db cannot be used: .*; what happens is kept in memory")
+    monitor.match("ONLINE .* new .*")
+    if full:
+        disk.free()
+    else:
+        disk.read_only(False)
+    monitor.match(r"\[WARN\] .*/state.db can be used again after \d+s")
+    wg0.publish([])
+    monitor.match("REMOVED .*")
+    assert monitor.stop() == 0
+    assert_store_tells_the_trail(place, lines_of(place.trail))
+    assert rows(place, "SELECT reason FROM sessions") == [("removed",)]
+
+
+def test_trail_and_store_on_one_full_disk(place: DiskPlace) -> None:
+    """Everything is kept in memory, and then written, each line once."""
+    disk = place.memory(place.logs, 1024)
+    flags = ["--state-path", str(place.logs / "state.db")]
+    wg0 = place.device(peers=[device.peer(1, int(time.time()))])
+    monitor = place.start(*flags)
+    monitor.match("ONLINE .* new .*")
+    disk.fill()
+    told = come_and_go(wg0, 3)
+    monitor.hear(r"\[WARN\] .*/state.db cannot be used: .*")
+    monitor.hear(r"\[WARN\] .*/wg_monitor.log cannot be written: .*")
+    disk.free()
+    monitor.match(r"\[WARN\] .*/wg_monitor.log can be written again after .*")
+    monitor.match(r"\[WARN\] .*/state.db can be used again after .*")
+    assert monitor.stop() == 0
+    assert_store_tells_the_trail(place, lines_of(place.trail))
+    assert happened(monitor.trail()) == told
+
+
+@pytest.mark.parametrize("signal_number", [15, 9], ids=["stopped", "killed"])
+def test_a_line_cut_by_a_full_disk_outlives_the_daemon(place: DiskPlace, signal_number: int) -> None:
+    """Started again while the disk is still full: what was cut is finished when there is room, and told once."""
+    disk = place.memory(place.logs, 64)
+    flags = ["--state-path", str(place.path / "state.db")]
+    wg0 = place.device(peers=[device.peer(1, int(time.time()))])
+    first = place.start(*flags)
+    first.match("ONLINE .* new .*")
+    disk.fill()
+    told = come_and_go(wg0, 2)
+    first.hear(r"\[WARN\] .*/wg_monitor.log cannot be written: .*")
+    first.stop(signal_number)
+    assert not place.trail.read_bytes().endswith(b"\n"), "nothing was cut"
+    second: Daemon = place.start(*flags)
+    second.hear(r"\[WARN\] .*/wg_monitor.log cannot be written: .*")
+    wg0.publish([])
+    second.hear("REMOVED .*")
+    disk.free()
+    second.match(r"\[WARN\] .*/wg_monitor.log can be written again after .*")
+    assert second.stop() == 0
+    stored = sqlite_lines(place.path / "state.db")
+    assert stored == lines_of(place.trail)
+    assert happened(stored) == told + 40
+    assert not [line for line in stored if "twice" in line]
+
+
+def sqlite_lines(path: Path) -> List[str]:
+    with closing(sqlite3.connect(str(path))) as database:
+        return [bytes(line).decode()[:-1] for (line,) in database.execute("SELECT line FROM events ORDER BY seq")]
