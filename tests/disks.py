@@ -83,9 +83,9 @@ class Disk:
     def free(self) -> None:
         free(self.seen)
 
-    def read_only(self, really: bool) -> None:
-        """Only while nobody has a file open for writing there."""
-        self.run("mount", "-o", "remount," + ("ro" if really else "rw"), str(self.path))
+    def read_only(self) -> None:
+        """Only while nobody has a file open for writing there. Who enters later has to undo it for himself."""
+        self.run("mount", "-o", "remount,ro", str(self.path))
 
     def pull_the_plug(self) -> None:
         """What was not flushed to the disk is lost, as when the power fails. Only on ext4."""

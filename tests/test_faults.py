@@ -161,7 +161,7 @@ def test_a_start_while_the_stores_file_system_fails_is_a_start(place: DiskPlace,
     if full:
         disk.fill()
     else:
-        disk.read_only(True)
+        disk.read_only()
     wg0 = place.device(peers=[device.peer(1, int(time.time()))])
     monitor = place.start("--state-path", str(disk.path / "state.db"))
     monitor.match(r"\[WARN\] .*/state.db cannot be used: .*; what happens is kept in memory")
@@ -169,7 +169,7 @@ def test_a_start_while_the_stores_file_system_fails_is_a_start(place: DiskPlace,
     if full:
         disk.free()
     else:
-        disk.read_only(False)
+        inside(monitor, "mount", "-o", "remount,rw", str(disk.path))
     monitor.match(r"\[WARN\] .*/state.db can be used again after \d+s")
     wg0.publish([])
     monitor.match("REMOVED .*")

@@ -341,12 +341,12 @@ def fill(path: Path, count: int, wall: float, first: int = 1) -> None:
     with closing(sqlite3.connect(str(path))) as database:
         numbers = range(first, first + count)
         events = "INSERT INTO events (seq, wall, kind, hook, line) VALUES (?, ?, 'STATS', 0, x'0a')"
-        database.executemany(events, [(number, wall + number) for number in numbers])
+        database.executemany(events, [(number, wall + number * 1e-6) for number in numbers])
         sessions = (
             "INSERT INTO sessions (number, interface, public_key, start, began, received_before, sent_before,"
             " endpoints, unwatched, detected, reason) VALUES (?, 'wg0', 'key', 0, 0, 0, 0, '', 0, ?, 'idle')"
         )
-        database.executemany(sessions, [(number, wall + number) for number in numbers])
+        database.executemany(sessions, [(number, wall + number * 1e-6) for number in numbers])
         database.commit()
 
 

@@ -1,0 +1,151 @@
+"""The daemon over thousands of readings, with events, hooks and faults: what it holds does not grow."""
+
+import os
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Dict, List, NamedTuple
+
+import pytest
+
+import device
+from harness import PATIENCE_S, Place, need, scaled, wait_for
+
+DRIVER = Path(__file__).resolve().parent / "crash_driver.py"
+INTERVAL = "0.01"
+PEERS = 50
+ROUNDS = 8  # what is held is compared from round to round; the first ones are for warming up
+GROWTH_KB = 512  # over the second half: a hundred bytes a reading
+
+
+class Held(NamedTuple):
+    descriptors: int
+    threads: int
+    children: int
+    resident_kb: int
+
+
+def held_by(pid: int) -> Held:
+    status = dict(
+        line.split(":\t", 1) for line in Path("/proc/%d/status" % pid).read_text().splitlines() if ":\t" in line
+    )
+    children = Path("/proc/%d/task/%d/children" % (pid, pid)).read_text().split()
+    descriptors = len(os.listdir("/proc/%d/fd" % pid))
+    return Held(descriptors, int(status["Threads"]), len(children), int(status["VmRSS"].split()[0]))
+
+
+class Life:
+    """Everything that can happen to a daemon, again and again."""
+
+    def __init__(self, place: Place, wg0: device.Device) -> None:
+        self.place, self.wg0 = place, wg0
+        self.chance = random.Random(1)
+        self.truth = place.path / "truth"
+        now = int(time.time())
+        self.peers: Dict[int, device.Peer] = {number: device.peer(number, now) for number in range(PEERS)}
+
+    def readings(self) -> int:
+        with self.truth.open("rb") as file:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+
+    def publish(self) -> None:
+        now = int(time.time())
+        for number in self.chance.sample(range(PEERS), 3):
+            handshake = self.chance.choice((0, now))
+            endpoint = "192.0.2.%d:4500" % self.chance.randrange(1, 255)
+            peer = device.peer(number, handshake)
+            self.peers[number] = peer._replace(endpoint=endpoint, rx=self.chance.randrange(1 << 40))
+        gone = self.chance.randrange(PEERS)
+        self.wg0.publish(peer for number, peer in self.peers.items() if number != gone)
+
+    def fault(self, number: int, pid: int) -> None:
+        """A different one each time, and gone with the next."""
+        trail, rotated = self.place.trail, self.place.trail.with_name("wg_monitor.log.1")
+        if trail.is_dir():
+            trail.rmdir()
+        kind = number % 4
+        if kind == 0:
+            self.wg0.fail(5)
+        elif kind == 1 and trail.exists():
+            trail.rename(rotated)
+        elif kind == 2:
+            os.kill(pid, signal.SIGHUP)
+        elif kind == 3 and trail.exists():
+            trail.rename(rotated)
+            try:
+                trail.mkdir()  # nobody can append to that
+            except FileExistsError:
+                pass  # the monitor was faster
+
+    def spend(self, readings: int, pid: int) -> None:
+        until, number = self.readings() + readings, 0
+        while self.readings() < until:
+            assert Path("/proc/%d" % pid).exists(), "the daemon ended"
+            self.publish()
+            if number % 10 == 0:
+                self.fault(number // 10, pid)
+            number += 1
+            time.sleep(0.03)
+        if self.place.trail.is_dir():
+            self.place.trail.rmdir()
+        self.wg0.publish(self.peers.values())
+
+
+def settled(pid: int, store: Path) -> Held:
+    """Once no hook runs and none waits; the least of many looks, since `wg` comes and goes."""
+
+    def idle() -> bool:
+        with closing(sqlite3.connect(str(store), timeout=PATIENCE_S)) as database:
+            return not database.execute("SELECT seq FROM events WHERE hook = 1").fetchall()
+
+    wait_for("the end of the hooks", idle)
+    looks = []
+    for _ in range(100):
+        looks.append(held_by(pid))
+        time.sleep(0.003)
+    return Held(*(min(values) for values in zip(*looks)))
+
+
+@pytest.mark.heavy
+def test_thousands_of_readings_leave_nothing_behind(place: Place) -> None:
+    need("unshare", "wg")
+    hook = place.script("hook", '[ "$((PEER_SEQ % 3))" != 0 ] || { echo failed; exit 1; }\n')
+    wg0 = place.device()
+    life = Life(place, wg0)
+    driver = [sys.executable, "-I", str(DRIVER), "no seam", "0", INTERVAL, str(life.truth)]
+    flags = ["--state-path", str(place.path / "state.db"), "--stats-interval", "1", "--debug"]
+    flags += ["--on-change-script", str(hook), "--script-events", "REMOVED"]
+    held: List[Held] = []
+    console = place.path / "console"
+    with console.open("wb") as file:
+        daemon = subprocess.Popen([*place.enter(), *driver, *flags], stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+    try:
+        wait_for("the trail", place.trail.exists)
+        for _ in range(ROUNDS):
+            life.spend(scaled(10_400) // ROUNDS, daemon.pid)
+            held.append(settled(daemon.pid, place.path / "state.db"))
+    finally:
+        daemon.terminate()
+        status = daemon.wait(PATIENCE_S)
+    text = console.read_text()
+    assert status == 0, text[-3000:]
+    told = "\n".join(map(str, held))
+    assert len({each.descriptors for each in held}) == 1, told
+    assert {(each.threads, each.children) for each in held} == {(1, 0)}, told
+    early, late = held[ROUNDS // 2 - 1], held[-1]
+    # In a short run SQLite's cache of 1 MiB is still being filled.
+    allowed = GROWTH_KB if scaled(1000) >= 1000 else GROWTH_KB + 1024
+    assert late.resident_kb - early.resident_kb < allowed, told
+    figures = re.findall(r"Readings: (\d+) \((\d+) failed.*Hooks: (\d+) run, (\d+) failed.*Writes: (\d+) failed", text)[
+        -1
+    ]
+    assert all(int(figure) for figure in figures), "a kind of failure did not happen, or was not counted: %s" % (
+        figures,
+    )
+    assert "Traceback" not in text
