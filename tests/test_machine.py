@@ -42,6 +42,10 @@ def fresh() -> Iterator[Machine]:
     why_not = machine.missing()
     if why_not:
         lacking(why_not)
+    try:
+        machine.image()
+    except RuntimeError as failure:
+        lacking("no image of a machine can be made: %s" % failure)
     with Machine() as made:
         made.bring()
         machine.start_server(made)

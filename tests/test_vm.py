@@ -52,6 +52,10 @@ def guest() -> Iterator[VirtualMachine]:
     why_not = vm.missing()
     if why_not:
         lacking(why_not)
+    try:
+        vm.parts()
+    except RuntimeError as failure:
+        lacking("no virtual machine can be made: %s" % failure)
     with VirtualMachine() as made:
         made.shell("apt-get --quiet update && apt-get --quiet --yes install wireguard-tools")
         start_server(made)
