@@ -1,0 +1,323 @@
+"""How much is done for a reading: lines parsed, rows written, system calls made, modules imported. Counted, not timed;
+`tests/bench.py` tells what it costs."""
+
+import collections
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Counter, Dict, FrozenSet, List, Optional, Set
+
+import pytest
+
+import device
+import wg_monitor
+from harness import MODULE, PROJECT, Place, lines_of, need, scaled, wait_for
+
+PEERS = 1_000
+CALM = ("--threshold", "31536000")  # nobody goes offline by ageing
+
+
+# --- Parsing ------------------------------------------------------------------------------------------------------
+
+
+class Dump:
+    """The text of wg for many peers, of which some move on between two readings."""
+
+    def __init__(self, count: int = PEERS) -> None:
+        self.peers = [device.peer(number, 1_700_000_000) for number in range(count)]
+
+    def move(self, every: int) -> None:
+        """Every so many peers have received and sent bytes."""
+        for i in range(0, len(self.peers), every):
+            peer = self.peers[i]
+            self.peers[i] = peer._replace(rx=peer.rx + 1500, tx=peer.tx + 1500)
+
+    def shake_hands(self, every: int) -> None:
+        for i in range(0, len(self.peers), every):
+            self.peers[i] = self.peers[i]._replace(handshake=self.peers[i].handshake + 120)
+
+    def text(self) -> bytes:
+        lines = ["wg0\t%s\t%s\t51820\toff" % (device.PRIVATE_KEY, device.key("the device's public key"))]
+        for p in self.peers:
+            numbers = "%d\t%d\t%d" % (p.handshake, p.rx, p.tx)
+            lines.append("\t".join(("wg0", p.public_key, p.preshared_key, p.endpoint, p.allowed_ips, numbers, "off")))
+        return "".join(line + "\n" for line in lines).encode()
+
+
+def nothing(dump: Dump) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "in_full"),
+    [
+        pytest.param(nothing, 0, id="quiet: no line"),
+        pytest.param(lambda dump: dump.move(10), 0, id="one in ten moves bytes: no line"),
+        pytest.param(lambda dump: dump.move(1), 0, id="all move bytes: no line"),
+        pytest.param(lambda dump: dump.shake_hands(4), PEERS // 4, id="one in four shakes hands: theirs"),
+        pytest.param(lambda dump: dump.peers.pop(), PEERS - 1, id="one peer fewer: all that are left"),
+    ],
+)
+def test_only_lines_that_say_more_than_new_counters_are_parsed_in_full(
+    change: Callable[[Dump], object], in_full: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    parse_peer = wg_monitor.parse_peer
+
+    def counting(line: bytes) -> Optional[wg_monitor.Facts]:
+        nonlocal calls
+        calls += 1
+        return parse_peer(line)
+
+    monkeypatch.setattr(wg_monitor, "parse_peer", counting)
+    settings = wg_monitor.parse_settings({}, {})
+    again = in_full < PEERS // 2  # a change that can happen at every reading
+    dump, table, memo = Dump(), wg_monitor.EMPTY, None  # type: Dump, wg_monitor.Table, Optional[wg_monitor.Memo]
+    found = []
+    for number in range(6):
+        now = wg_monitor.Moment(1_700_000_010.0 + number, 1_000.0 + number)
+        calls = 0
+        reading, memo = wg_monitor.parse(dump.text(), "", memo, table.peers, settings, now.boot)
+        found.append(calls)
+        table, _ = wg_monitor.decide(table, reading, now, settings)
+        if number == 2 or number > 2 and number < 5 and again:
+            change(dump)
+    assert found[0] == PEERS, "everything is new to the first reading"
+    assert found[1:3] == [0, 0]
+    assert found[3] == in_full
+    assert found[4:] == ([in_full, in_full] if again else [0, 0])
+    for peer in dump.peers:
+        known = table.peers["wg0", peer.public_key]
+        assert (known.meter.rx, known.meter.tx, known.handshake) == (peer.rx, peer.tx, peer.handshake)
+
+
+# --- The store ----------------------------------------------------------------------------------------------------
+
+DRIVER = """
+import sys
+sys.path.insert(0, {project!r})
+import wg_monitor
+{patch}
+sys.exit(wg_monitor.main(sys.argv[4:]))
+"""
+
+TRACE_STATEMENTS = """
+open_store = wg_monitor.Store.open
+
+def open_and_trace(store):
+    open_store(store)
+    log = open({log!r}, "a", buffering=1)
+    store.database.set_trace_callback(lambda statement: log.write(" ".join(statement.split()) + "\\n"))
+
+wg_monitor.Store.open = open_and_trace
+"""
+
+
+def driver(place: Place, patch: str) -> str:
+    """What the daemon is put behind to run with a patch."""
+    path = place.path / "driver.py"
+    path.write_text(DRIVER.format(project=str(PROJECT), patch=patch))
+    return "%s -I %s" % (sys.executable, path)
+
+
+def rows(statements: List[str]) -> Counter[str]:
+    """Rows written, by table."""
+    pattern = re.compile(r"(?:INSERT (?:OR \w+ )?INTO|UPDATE|DELETE FROM) (\w+)")
+    matches = [pattern.match(statement) for statement in statements]
+    return collections.Counter(match.group(1) for match in matches if match)
+
+
+def store_folder(place: Place) -> Path:
+    folder = place.path / "state"
+    folder.mkdir(0o700)
+    return folder
+
+
+def test_rows_are_written_for_what_happened_and_for_nothing_else(place: Place) -> None:
+    need("wg", "unshare")
+    log = place.path / "statements"
+    count = 200
+    peers = device.crowd(count, int(time.time()))
+    wg0 = place.device("wg0", peers)
+    state = store_folder(place) / "state.db"
+    patch = TRACE_STATEMENTS.format(log=str(log))
+    daemon = place.start(*CALM, "--state-path", str(state), wrapper=driver(place, patch))
+    daemon.await_("all peers in the trail", lambda: len(daemon.trail()) == count + 1)
+    wg0.settle()
+    written = rows(lines_of(log))
+    assert written["events"] == count + 1, "a line each, and the start's"
+    assert written["peers"] == count, "each once"
+
+    before = len(lines_of(log))
+    for number in range(3):
+        moved = [peer._replace(rx=1500 * (number + 1), tx=1500) for peer in peers]
+        wg0.publish(moved)
+        wg0.settle()
+    assert lines_of(log)[before:] == [], "the disk is touched when something happened"
+
+    moved[7] = moved[7]._replace(endpoint="198.51.100.7:7")
+    wg0.publish(moved)
+    daemon.match("ROAMING .*")
+    wg0.settle()
+    written = rows(lines_of(log)[before:])
+    assert (written["events"], written["peers"]) == (1, 1)
+    assert written["sessions"] == 1
+    assert sum(written.values()) <= 8, "a handful, however many peers there are: %s" % written
+    assert daemon.stop() == 0
+
+
+# --- System calls -------------------------------------------------------------------------------------------------
+
+TOUCHES_A_DISK = {"fsync", "fdatasync", "pwrite64", "pwritev", "rename", "renameat", "unlink", "ftruncate"}
+
+
+class Interval:
+    """The system calls from one start of wg to the next."""
+
+    def __init__(self, lines: List[str]) -> None:
+        calls = [line for line in lines if re.match(r"\w+\(", line)]
+        waits = [line for line in calls if re.match(r"(epoll_p?wait2?|poll|ppoll|p?select6?)\(", line)]
+        self.names = collections.Counter(line.partition("(")[0] for line in calls)
+        self.slept_out = sum(line.rstrip().endswith("= 0") for line in waits)
+        self.woken = sum(re.search(r"= [1-9]\d*$", line.rstrip()) is not None for line in waits)
+
+
+def intervals(log: Path) -> List[Interval]:
+    found: List[List[str]] = []
+    for line in lines_of(log):
+        if re.match(r"(vfork|clone3?|fork)\(", line):
+            found.append([])
+        if found:
+            found[-1].append(line)
+    return [Interval(lines) for lines in found[:-1]]
+
+
+def test_an_idle_reading_takes_few_system_calls_and_one_wake_up_of_its_own(place: Place) -> None:
+    need("wg", "unshare", "strace")
+    log = place.path / "strace"
+    wg0 = place.device("wg0", device.crowd(10, int(time.time())))
+    daemon = place.start(*CALM, "--state-path", str(store_folder(place) / "state.db"), wrapper="strace -D -o %s" % log)
+    for _ in range(3):
+        wg0.settle()
+    idle = wait_for("some readings", lambda: intervals(log)[2:8] if len(intervals(log)) >= 8 else None)
+    assert daemon.stop() == 0
+    for interval in idle:
+        assert interval.slept_out == 1, "the clock wakes it once"
+        assert interval.woken == 1, "and the end of wg"
+        assert not TOUCHES_A_DISK & set(interval.names) - {"ftruncate"}, interval.names
+        assert sum(interval.names.values()) <= 45, interval.names
+
+
+# --- The schedule -------------------------------------------------------------------------------------------------
+
+INTERVAL_S = 1 / 64
+
+FAST_GRID = """
+import json, os, signal, time
+
+parse_settings, start_reading = wg_monitor.parse_settings, wg_monitor.Monitor.start_reading
+slots = []
+
+def parse_and_hurry(*arguments):
+    return parse_settings(*arguments)._replace(interval={interval!r})
+
+def start_and_count(monitor):
+    now, before = time.monotonic(), monitor.probe
+    skipped = monitor.grid.skipped
+    start_reading(monitor)
+    if monitor.probe is before:
+        return  # wg still runs: this one is skipped, too
+    slots.append(((now - monitor.started) / {interval!r}, skipped))
+    if len(slots) == {count}:
+        with open({log!r}, "w") as file:
+            json.dump(slots, file)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+wg_monitor.parse_settings = parse_and_hurry
+wg_monitor.Monitor.start_reading = start_and_count
+"""
+
+
+def test_a_thousand_readings_do_not_drift(place: Place) -> None:
+    """Each reading is one slot of the grid, those that were skipped included: a schedule that adds what a reading
+    took to the interval would fall behind by hundreds of slots, and one that queues would run ahead of its skipping."""
+    need("wg", "unshare")
+    place.device("wg0", device.crowd(1, int(time.time())))
+    log, count = place.path / "slots", scaled(1_000)
+    patch = FAST_GRID.format(interval=INTERVAL_S, count=count, log=str(log))
+    daemon = place.start(*CALM, wrapper=driver(place, patch))
+    assert daemon.wait() == 0
+    slots = json.loads(log.read_text())
+    assert len(slots) == count
+    behind = [position - (number + skipped) for number, (position, skipped) in enumerate(slots)]
+    assert min(behind) > -0.001, "a reading is early"
+    # Between the daemon's look at the clock and the one here, the machine may have done something else for a while.
+    assert sum(late >= 1 for late in behind) <= count // 20, "readings are late, and it is not told"
+
+
+def test_readings_that_come_too_late_are_skipped_and_counted(place: Place) -> None:
+    need("wg", "unshare")
+    place.wg_prints(b"")
+    daemon = place.start(*CALM, "--stats-interval", "1")
+    place.settle()
+    daemon.send(signal.SIGSTOP)
+    before = place.run_count()
+    time.sleep(3.5)  # three or four readings are due meanwhile
+    daemon.send(signal.SIGCONT)
+    pattern = r"Statistics \| Readings: (\d+) \(0 failed, ([2-9]) late\), .*"
+    late = int(daemon.hear(pattern).group(2))
+    assert place.run_count() - before <= 3, "what was missed is not made up for"
+    assert 2 <= late <= 9
+    assert daemon.stop() == 0
+
+
+# --- Imports ------------------------------------------------------------------------------------------------------
+
+HEAVY = frozenset(("asyncio", "dataclasses", "logging", "multiprocessing", "sqlite3", "ssl", "urllib.request"))
+
+
+def modules_after(*arguments: str, environment: Optional[Dict[str, str]] = None) -> Set[str]:
+    code = (
+        "import sys, wg_monitor\n"
+        "try:\n    wg_monitor.main(%r)\n"
+        "finally:\n    print('\\n' + ' '.join(sorted(sys.modules)))" % (list(arguments),)
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=str(MODULE.parent),
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_what_only_informs_imports_no_more_than_it_needs(flag: str) -> None:
+    modules = modules_after(flag)
+    assert "argparse" in modules
+    assert not modules & HEAVY
+
+
+def daemon_modules(place: Place, *flags: str) -> FrozenSet[str]:
+    log = place.path / "modules"
+    patch = "import atexit\natexit.register(lambda: open(%r, 'w').write(' '.join(sys.modules)))" % str(log)
+    wg0 = place.device("wg0", device.crowd(3, int(time.time())))
+    daemon = place.start(*CALM, *flags, wrapper=driver(place, patch))
+    wg0.settle()
+    assert daemon.stop() == 0
+    return frozenset(log.read_text().split())
+
+
+def test_a_daemon_without_a_store_does_not_import_its_database(place: Place) -> None:
+    need("wg", "unshare")
+    assert not daemon_modules(place) & HEAVY
+
+
+def test_a_daemon_with_a_store_imports_its_database_and_nothing_else_of_weight(place: Place) -> None:
+    need("wg", "unshare")
+    assert daemon_modules(place, "--state-path", str(store_folder(place) / "state.db")) & HEAVY == {"sqlite3"}
