@@ -14,12 +14,16 @@ import random
 import signal
 import sqlite3
 import sys
+import time
 from types import FrameType
 from typing import Any, Callable, Optional
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import wg_monitor
+
+ROTATED = "in the middle of the write after a rotation"
+TRAIL = "/var/log/wg_monitor.log"
 
 write, fsync = os.write, os.fsync
 
@@ -95,7 +99,12 @@ def cut_trail(fault: Fault) -> None:
     def write_(descriptor: int, data: Any) -> int:
         if inside:
             fault.at("before the write")
-            if fault.reach("in the middle of the write") or rest and fault.reach("in the middle of a torn line's rest"):
+            if (
+                fault.reach(ROTATED)
+                or fault.reach("in the middle of the write")
+                or rest
+                and fault.reach("in the middle of a torn line's rest")
+            ):
                 write(descriptor, data[: random.randrange(1, len(data))])
                 die()
         count = write(descriptor, data)
@@ -118,6 +127,18 @@ def cut_trail(fault: Fault) -> None:
 
     os.write, os.fsync = write_, fsync_  # type: ignore[assignment]
     wg_monitor.Trail.write = trail_write_  # type: ignore[method-assign]
+
+
+def rotate(fault: Fault) -> None:
+    """logrotate is as fast as it can be: between the store and the trail, and then the write is cut short."""
+    save = wg_monitor.Store.save
+
+    def save_(self: wg_monitor.Store, *arguments: Any) -> None:
+        save(self, *arguments)
+        if fault.seam == ROTATED and fault.left == 1 and os.path.exists(TRAIL):
+            os.rename(TRAIL, "%s.%020d" % (TRAIL, time.time_ns()))
+
+    wg_monitor.Store.save = save_  # type: ignore[assignment, method-assign]
 
 
 def cut_lines(fault: Fault) -> None:
@@ -171,6 +192,7 @@ def main() -> int:
     hurry(float(interval))
     cut_database(fault)
     cut_trail(fault)
+    rotate(fault)
     around(wg_monitor, "open_trail", fault, "opening the trail")
     around(wg_monitor, "find_inode", fault, "finding the trail's inode")
     around(wg_monitor.Trail, "resume", fault, "striking out lines")

@@ -34,6 +34,7 @@ SEAMS = (
     *SEAMS_OF_START,
     "before asking where the trail stands", "after asking where the trail stands",
     "inside a transaction", "before COMMIT", "after COMMIT",
+    "in the middle of the write after a rotation",
     "before the write", "in the middle of the write", "after the write", "after fsync",
     "before marking the trail", "after marking the trail",
     "before queueing a hook", "after queueing a hook", "before starting a hook", "after starting a hook",
@@ -118,7 +119,6 @@ class Rotation:
 
     def __init__(self, trail: Path, seed: int) -> None:
         self.trail, self.chance = trail, random.Random(seed)
-        self.rotated: List[Path] = []
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self.rotate, daemon=True)
         self.thread.start()
@@ -127,9 +127,10 @@ class Rotation:
         while not self.ended.wait(self.chance.uniform(0.05, 1.0)):
             if not self.trail.exists():
                 continue
-            aside = self.trail.with_name("wg_monitor.log.%04d" % len(self.rotated))
-            os.rename(str(self.trail), str(aside))
-            self.rotated.append(aside)
+            try:
+                self.trail.rename("%s.%020d" % (self.trail, time.time_ns()))
+            except FileNotFoundError:
+                continue  # the driver was faster
             if self.chance.random() < 0.5:
                 try:
                     os.close(os.open(str(self.trail), os.O_CREAT | os.O_EXCL, 0o640))
@@ -140,7 +141,9 @@ class Rotation:
         """All that was ever in the trail, oldest first."""
         self.ended.set()
         self.thread.join()
-        return b"".join(path.read_bytes() for path in [*self.rotated, self.trail])
+        rotated = sorted(self.trail.parent.glob("wg_monitor.log.*"))
+        assert rotated
+        return b"".join(path.read_bytes() for path in [*rotated, self.trail])
 
 
 # --- What has to be told, computed afresh from what `wg` printed --------------------------------------------------

@@ -253,10 +253,8 @@ def test_what_cannot_be_run_is_told_marked_and_leaks_nothing(hooks: Hooks) -> No
     hooks.write("", interpreter="/no/such/interpreter")
     hooks.add("two")
     assert hooks.run_out() == []
-    assert [words.partition("could not be run: ")[2] for words in hooks.complaints] == [
-        "Exec format error",
-        "No such file or directory",
-    ]
+    first, second = [words.partition("could not be run: ")[2] for words in hooks.complaints]
+    assert first.startswith("Exec format error") and second.startswith("No such file or directory")
     assert hooks.runner.marks == {1: HOOK_DONE, 2: HOOK_DONE}
     assert len(os.listdir("/proc/self/fd")) == before
 

@@ -136,7 +136,9 @@ def test_thousands_of_readings_leave_nothing_behind(place: Place) -> None:
     text = console.read_text()
     assert status == 0, text[-3000:]
     told = "\n".join(map(str, held))
-    assert len({each.descriptors for each in held}) == 1, told
+    # One less while the trail is closed: after SIGHUP it is opened with the next line.
+    descriptors = [each.descriptors for each in held]
+    assert max(descriptors) - min(descriptors) <= 1, told
     assert {(each.threads, each.children) for each in held} == {(1, 0)}, told
     early, late = held[ROUNDS // 2 - 1], held[-1]
     # In a short run SQLite's cache of 1 MiB is still being filled.
