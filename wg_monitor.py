@@ -2922,7 +2922,7 @@ def build_parser() -> Any:
         " 1 failure, 2 wrong usage or settings, 4 not permitted, 5 wg is not installed.",
         allow_abbrev=False,
     )
-    parser.add_argument("command", nargs="?", choices=("check",), help=argparse.SUPPRESS)
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version="wg_monitor " + VERSION)
     parser.add_argument("--from-environment", action="store_true", help="read the settings below from variables, too")
     for option in OPTIONS:
@@ -3018,8 +3018,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     hold_standard_streams()
     sys.excepthook = tell_bug
     try:
-        arguments = vars(build_parser().parse_args(argv))
+        known, unknown = build_parser().parse_known_args(argv)
+        arguments = vars(known)
         command = arguments.pop("command")
+        if unknown or command not in (None, "check"):
+            raise Refusal("unknown argument '%s' (see --help)" % printable((unknown or [command])[0]))
         environment = os.environ if arguments.pop("from_environment") else {}
         return check(arguments, environment) if command == "check" else watch(arguments, environment)
     except Refusal as refusal:
