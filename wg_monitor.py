@@ -697,7 +697,8 @@ def settle(
     alive = after.handshake != 0 and now.boot - sign < settings.threshold
     events: List[Event] = []
     if alive and after.session is None:
-        began, start = after.made, float(after.handshake)
+        began: float = after.made
+        start: float = after.handshake
         if now.boot - began >= settings.threshold:  # the handshake alone would not do: it is the received bytes
             began, start = sign, now.wall - (now.boot - sign)
         session = Session(number, start, began, mark.received, mark.transmitted, after.endpoint, 0.0)
@@ -1629,9 +1630,10 @@ class Store:
         if every:
             changed = [known for i, known in table.peers.items() if self.saved.get(i) is not known]
             moved = [known for known in table.peers.values() if known.meter.moved]
+            rows = {known.identity: known for known in chain(changed, moved)}
         else:
-            changed = [table.peers[i] for i in touched if i in table.peers]
-            moved = []
+            changed, moved = [table.peers[i] for i in touched if i in table.peers], []
+            rows = {known.identity: known for known in changed}
         watched = table.last or self.watched
         complete = table.last.boot if every and table.last is not None else self.complete
         monitor = (self.boot_id, *watched, known_number(complete), steady, *self.position_row())
@@ -1641,13 +1643,10 @@ class Store:
                 [
                     ("INSERT INTO events VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)", map(event_row, records)),
                     (
-                        "INSERT OR IGNORE INTO sessions (number, interface, public_key, start, began, received_before,"
-                        " sent_before, endpoints, unwatched) VALUES (?,?,?,?,?,?,?,?,?)",
+                        "INSERT INTO sessions (number, interface, public_key, start, began, received_before,"
+                        " sent_before, endpoints, unwatched) VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (number) DO UPDATE"
+                        " SET began = excluded.began, endpoints = excluded.endpoints, unwatched = excluded.unwatched",
                         session_rows(chain((event.peer for event in events), changed)),
-                    ),
-                    (
-                        "UPDATE sessions SET began = ?, endpoints = ?, unwatched = ? WHERE number = ?",
-                        session_changes(changed),
                     ),
                     (
                         "UPDATE sessions SET last_seen = ?, detected = ?, length = ?, received = ?, sent = ?,"
@@ -1657,7 +1656,7 @@ class Store:
                     ("DELETE FROM peers WHERE interface = ? AND public_key = ?", touched - table.peers.keys()),
                     (
                         "INSERT OR REPLACE INTO peers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                        (peer_row(known, now) for known in chain(changed, moved)),
+                        (peer_row(known, now) for known in rows.values()),
                     ),
                     ("INSERT OR REPLACE INTO interfaces VALUES (?,?,?,?)", interface_rows(table)),
                     ("INSERT OR REPLACE INTO monitor VALUES (1,?,?,?,?,?,?,?,?,?)", [monitor]),
@@ -1787,17 +1786,12 @@ def known_from(row: PeerRow, sessions: Mapping[Optional[int], Session], rebooted
 
 
 def session_rows(peers: Iterable[Optional[Known]]) -> Iterator[Tuple[Any, ...]]:
-    for peer in peers:
-        if peer is not None and peer.session is not None:
-            s = peer.session
-            yield (s.number, *peer.identity, s.start, s.began, s.received, s.transmitted, s.endpoints, s.unwatched)
-
-
-def session_changes(peers: Iterable[Known]) -> Iterator[Tuple[Any, ...]]:
-    for peer in peers:
+    """The open sessions, each as it was last."""
+    latest = {peer.session.number: peer for peer in peers if peer is not None and peer.session is not None}
+    for peer in latest.values():
         if peer.session is not None:
             s = peer.session
-            yield s.began, s.endpoints, s.unwatched, s.number
+            yield (s.number, *peer.identity, s.start, s.began, s.received, s.transmitted, s.endpoints, s.unwatched)
 
 
 def ended_rows(events: Iterable[Event]) -> Iterator[Tuple[Any, ...]]:
@@ -2436,13 +2430,17 @@ class Monitor:
 
     def turn(self) -> None:
         """Sleep until there is something to do, and do it."""
+        woken = False
         for key, _ in self.selector.select(max(0.0, self.wake_at() - time.monotonic())):
             if key.data is not None:
                 self.hooks.hear(key.data)
-        signals = self.wakeup.signals()
-        self.stopping = bool(signals & {signal.SIGTERM, signal.SIGINT})
-        if signal.SIGHUP in signals:
-            self.reload()
+            else:
+                woken = True
+        if woken:
+            signals = self.wakeup.signals()
+            self.stopping = bool(signals & {signal.SIGTERM, signal.SIGINT})
+            if signal.SIGHUP in signals:
+                self.reload()
         if self.probe is not None:
             self.look_after_probe(self.probe)
         now = time.monotonic()
