@@ -208,7 +208,7 @@ def next_state(state: State, entry: str, first: bool) -> Tuple[State, List[str]]
     there, printed = dump(output)
     unreadable = re.findall("Unable to access interface (.*?): ", complaints.decode())
     peers, interfaces, lines = dict(state.peers), dict(state.interfaces), []
-    for name in unreadable:
+    for name in unreadable if first else ():
         interfaces.setdefault(name, True)
     for name in there:
         if not interfaces.get(name, first):
