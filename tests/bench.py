@@ -431,6 +431,7 @@ def storm_with_hooks(place: Place, scene: Scene, interval: int, readings: int) -
 
 
 def memory_without_store(place: Place, scene: Scene, interval: int, readings: int) -> Memory:
+    scene.step("online")  # whatever the loads before have left
     daemon = Daemon(place, interval, CALM_THRESHOLD_S, store=False)
     daemon.ready()
     for _ in range(readings):
