@@ -596,6 +596,9 @@ def memory_report(sizes: Dict[int, Dict[str, Figures]], bare: int) -> Iterator[s
             share = verdict((resident - FIXED_BAR) / count, RESIDENT_BAR, "%.0f")
             share_of_peak = verdict((peak - FIXED_BAR) / count, PEAK_BAR, "%.0f")
             yield f"memory a peer at {count:,}: resident {share} bytes, peak {share_of_peak} bytes"
+            worst = max(f["peak"] for load, f in loads.items() if load in ("start", *LOADS)) - bare
+            share_of_worst = verdict((worst - FIXED_BAR) / count, PEAK_BAR, "%.0f")
+            yield f"memory a peer at {count:,}, the first reading and storms included: peak {share_of_worst} bytes"
         if "no store" in loads and "quiet" in loads:
             added = loads["quiet"]["resident"] - loads["no store"]["resident"]
             yield "the store adds at %d peers: %s MiB" % (count, verdict(added / MIB, STORE_BAR / MIB, "%.1f"))
