@@ -178,7 +178,11 @@ class Place:
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         self.stack.close()
-        shutil.rmtree(str(self.path))
+        wait_for("what ran there a moment ago to write no more", self.removed)
+
+    def removed(self) -> bool:
+        shutil.rmtree(str(self.path), ignore_errors=True)
+        return not self.path.exists()
 
 
 class Daemon:
