@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Callable, List, Optional, Type
 
-from harness import PROJECT, Place, need
+from harness import PROJECT, Place, need, wait_for
 
 EXT4_IOC_SHUTDOWN = 0x8004587D  # linux/fs/ext4/ext4.h
 GOING_FLAGS_NOLOGFLUSH = 2
@@ -126,12 +126,14 @@ class DiskPlace(Place):
 
     def ext4(self, path: Path) -> Disk:
         """On a file that stays: mounting it again finds what was on the disk."""
-        need("mkfs.ext4")
+        need("mkfs.ext4", "losetup")
         image = self.path / "image"
         if not image.exists():
             with image.open("wb") as file:
                 file.truncate(16 << 20)
             subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+        # Whoever ran in the namespace before may outlive his parent by a moment, and holds the disk as it was.
+        wait_for("the disk", lambda: not subprocess.check_output(["losetup", "--associated", str(image)]))
         return self.mount("-o loop %s" % image, path)
 
     def enter(self) -> List[str]:
