@@ -184,7 +184,6 @@ class Reading(NamedTuple):
     present: Optional[Set[Identity]]  # every peer there is; None = the same ones as at the reading before
     unreadable: FrozenSet[str] = frozenset()
     spoiled: Mapping[str, int] = {}  # lines that do not parse, by interface; "" = unclear whose
-    same: bool = False  # not a byte differs from the reading before
 
 
 class Memo(NamedTuple):
@@ -193,7 +192,7 @@ class Memo(NamedTuple):
     The digest is Python's own for bytes: SipHash under a key that is random for each process, so that nobody
     outside can aim for a collision, at a quarter of the price of any digest in hashlib."""
 
-    whole: int
+    whole: Optional[int]  # digest of the output; None = the reading was unlike the one before, and so may the next be
     lines: Optional[List[int]]  # digests, in the order of the lines; None = most of them change at every reading
     meters: List[Optional[Meter]]  # whose line that is; None = no peer's of ours
     interfaces: FrozenSet[str]
@@ -457,8 +456,8 @@ def parse(
     Source: wg(8), "dump"."""
     wanted = settings.interface
     unreadable, unclear = parse_complaints(complaints, wanted) if complaints else (frozenset(), 0)
-    if memo is not None and not unclear and memo.lines is not None and hash(output) == memo.whole:
-        return Reading(memo.interfaces, [], None, unreadable, same=True), memo
+    if memo is not None and not unclear and memo.whole is not None and hash(output) == memo.whole:
+        return Reading(memo.interfaces, [], None, unreadable), memo
     lines = output.split(b"\n")
     if memo is not None and not unclear and len(lines) == len(memo.meters):
         changed: Iterable[Tuple[bytes, Optional[Meter]]] = zip(lines, memo.meters)
@@ -472,15 +471,14 @@ def parse(
     # A peer whose line is spoiled is not in the memo: until all lines parse again, each reading is parsed whole.
     if reading.spoiled:
         return reading, None
-    return reading, remember(output, lines, 0, Memo(0, None, meters, reading.interfaces))
+    return reading, remember(output, lines, 0, Memo(None, None, meters, reading.interfaces))
 
 
 def remember(output: bytes, lines: List[bytes], moved: int, memo: Memo) -> Memo:
     """What the next reading is compared with. Where more than half of the lines changed, the next one's are likely
     to as well: looking for the others costs more than looking at all (1.3 of 10 ms at 10,000 peers)."""
-    if moved > len(lines) // 2:
-        return memo._replace(lines=None)
-    return memo._replace(whole=hash(output), lines=list(map(hash, lines)))
+    digests = None if moved > len(lines) // 2 else list(map(hash, lines))
+    return memo._replace(whole=None if moved else hash(output), lines=digests)
 
 
 def skim(
@@ -2207,6 +2205,7 @@ class Monitor:
         self.loaded = False
         self.clock: Optional[Moment] = None  # the last look at the clocks
         self.reading_at: Optional[Moment] = None  # while one is worked on: all its lines have its time
+        self.zone = (0, 0)  # inode and time of /etc/localtime
         self.offset = utc_offset(time.time())  # of local time
         self.steady = 0.0
         self.troubles: Dict[str, Tuple[Trouble, float]] = {}  # with the boot time of their beginning
@@ -2559,7 +2558,7 @@ class Monitor:
             self.begin(trouble)
 
     def look_at_clocks(self, now: Moment) -> None:
-        time.tzset()  # /etc/localtime may have changed
+        self.follow_zone()
         before = self.clock or (self.watched if self.same_boot else None)
         if before is not None:
             step = clock_step(before, now)
@@ -2573,6 +2572,17 @@ class Monitor:
         if offset != self.offset:
             self.note("WARN", "Local time is now UTC%s, it was UTC%s" % (offset, self.offset))
         self.clock, self.offset = now, offset
+
+    def follow_zone(self) -> None:
+        """The C library looks at /etc/localtime when it is asked to, which costs more than to see that it changed."""
+        try:
+            status = os.stat("/etc/localtime")
+            zone = (status.st_ino, status.st_mtime_ns)
+        except OSError:
+            zone = (0, 0)
+        if zone != self.zone:
+            self.zone = zone
+            time.tzset()
 
     def tidy_history(self) -> None:
         if self.steady < STEADY_S:
@@ -2622,6 +2632,8 @@ class Monitor:
             self.hooks.dropped = 0
 
     def mark_hooks(self) -> None:
+        if not self.hooks.marks:
+            return
         marks = {seq: mark for seq, mark in self.hooks.marks.items() if seq <= self.outbox.saved}
         if self.store is None:
             self.hooks.marks.clear()

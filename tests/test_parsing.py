@@ -245,10 +245,10 @@ class Watch:
 
     def take(self, text: str, complaints: str = "", **changes: Any) -> List[str]:
         self.seconds += 30
-        now = at(self.seconds)
+        now, before = at(self.seconds), self.memo
         reading, self.memo = read(text, complaints, self.table, self.memo, now.boot, chosen(**changes))
         self.table, _ = wg_monitor.decide(self.table, reading, now, chosen(**changes))
-        how = ["same"] if reading.same else ["skimmed"] if reading.present is None else ["whole"]
+        how = ["same"] if before and self.memo is before else ["skimmed"] if reading.present is None else ["whole"]
         return how + [name_of(peer.identity[1]) for peer in reading.peers]
 
 
