@@ -2651,6 +2651,10 @@ class Monitor:
         self.notifier.tell("RELOADING=1", "MONOTONIC_USEC=%d" % now_usec)
         if self.trail is not None:
             self.trail.reopen()
+            try:
+                self.trail.position()
+            except OSError:
+                pass  # told at the next line
         self.debug("The trail is opened anew")
         self.flush()
         if self.ready:
