@@ -2949,6 +2949,14 @@ def build_parser() -> Any:
     return parser
 
 
+def parse_arguments(argv: Optional[Sequence[str]]) -> Dict[str, Any]:
+    """Flags and command by their names. Errors: Refusal, which names an unknown flag and not the value behind it."""
+    known, unknown = build_parser().parse_known_args(argv)
+    if unknown or known.command not in (None, "check"):
+        raise Refusal("unknown argument '%s' (see --help)" % printable((unknown or [known.command])[0]))
+    return vars(known)
+
+
 def check(flags: Mapping[str, Optional[str]], environment: Mapping[str, str]) -> int:
     """`wg-monitor check`: one line for each thing that has to be fit. The exit code is the first misfit's."""
     code = 0
@@ -3032,11 +3040,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     hold_standard_streams()
     sys.excepthook = tell_bug
     try:
-        known, unknown = build_parser().parse_known_args(argv)
-        arguments = vars(known)
+        arguments = parse_arguments(argv)
         command = arguments.pop("command")
-        if unknown or command not in (None, "check"):
-            raise Refusal("unknown argument '%s' (see --help)" % printable((unknown or [command])[0]))
         environment = os.environ if arguments.pop("from_environment") else {}
         return check(arguments, environment) if command == "check" else watch(arguments, environment)
     except Refusal as refusal:

@@ -174,7 +174,7 @@ def test_every_option_is_a_field_of_the_settings() -> None:
 
 def refused(*arguments: str) -> str:
     with pytest.raises(Refusal) as refusal:
-        wg_monitor.build_parser().parse_args(arguments)
+        wg_monitor.parse_arguments(arguments)
     assert refusal.value.code == 2
     assert str(refusal.value).isprintable()
     return str(refusal.value)
