@@ -2954,7 +2954,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> Dict[str, Any]:
     known, unknown = build_parser().parse_known_args(argv)
     if unknown or known.command not in (None, "check"):
         raise Refusal("unknown argument '%s' (see --help)" % printable((unknown or [known.command])[0]))
-    return vars(known)
+    return dict(vars(known))
 
 
 def check(flags: Mapping[str, Optional[str]], environment: Mapping[str, str]) -> int:
