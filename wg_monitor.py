@@ -99,7 +99,7 @@ LINE_START = re.compile(rb"([a-zA-Z0-9_=+.-]{1,15})\t")
 PEER_LINE = re.compile(
     rb"([a-zA-Z0-9_=+.-]{1,15})\t"
     rb"([A-Za-z0-9+/]{43}=)\t"
-    rb"[^\t]*\t"  # the preshared key: no group, so that no match holds it
+    rb"(?:\(none\)|[A-Za-z0-9+/]{43}=)\t"  # the preshared key: no group, so that no match holds it
     rb"([0-9.]{7,15}:[0-9]{1,5}|\[[0-9a-fA-F:.]{2,45}(?:%[!-~]{1,15})?\]:[0-9]{1,5}|\(none\))\t"
     rb"(\(none\)|[0-9a-fA-F.:/,]+)\t"
     rb"([0-9]{1,12})\t([0-9]{1,19})\t([0-9]{1,19})\t"
@@ -526,7 +526,7 @@ def skim(
                         meter.moved = True
                         moved += 1
                         continue
-            if hash(line) == meter.head:
+            if not meter.identity[0] and hash(line) == meter.head:
                 continue  # an interface's own line, as it was
             facts = parse_peer(line)
             if facts is None or facts.identity != meter.identity:
