@@ -1906,9 +1906,8 @@ class Outbox:
                 fault = self.mark(position._replace(size=size)) or fault
                 self.tidy()
             if error is not None:
-                raise OSError(
-                    error.errno, error.strerror
-                )  # another one: an error that a frame holds would hold the frame
+                # Another one: an error that a frame holds would hold the frame, and no collector comes for it.
+                raise OSError(error.errno, error.strerror)
         if fault is not None:
             raise StoreFault(str(fault), fault.damaged)
 
