@@ -446,7 +446,7 @@ def parse(
     complaints: str,
     memo: Optional[Memo],
     known: Mapping[Identity, Known],
-    settings: "Settings",
+    settings: Settings,
     boot: float,
 ) -> Tuple[Reading, Optional[Memo]]:
     """The output of `wg show all dump`, as a Reading and what the next reading is to be compared with.
@@ -484,7 +484,7 @@ def remember(output: bytes, lines: List[bytes], moved: int, memo: Memo) -> Memo:
 def skim(
     changed: Iterable[Tuple[bytes, Optional[Meter]]],
     known: Mapping[Identity, Known],
-    settings: "Settings",
+    settings: Settings,
     boot: float,
 ) -> Optional[Tuple[List[Peer], int]]:
     """The fast path: only the lines that (may) have changed, with the meters of the peers that stood there, and of
@@ -540,7 +540,7 @@ def skim(
 def parse_all(
     lines: Sequence[bytes],
     known: Mapping[Identity, Known],
-    settings: "Settings",
+    settings: Settings,
     boot: float,
     unreadable: FrozenSet[str],
     unclear: int,
@@ -1785,11 +1785,9 @@ def known_from(row: PeerRow, sessions: Mapping[Optional[int], Session], rebooted
 
 def session_rows(peers: Iterable[Optional[Known]]) -> Iterator[Tuple[Any, ...]]:
     """The open sessions, each as it was last."""
-    latest = {peer.session.number: peer for peer in peers if peer is not None and peer.session is not None}
-    for peer in latest.values():
-        if peer.session is not None:
-            s = peer.session
-            yield (s.number, *peer.identity, s.start, s.began, s.received, s.transmitted, s.endpoints, s.unwatched)
+    latest = {peer.session.number: (peer.identity, peer.session) for peer in peers if peer and peer.session}
+    for identity, s in latest.values():
+        yield (s.number, *identity, s.start, s.began, s.received, s.transmitted, s.endpoints, s.unwatched)
 
 
 def ended_rows(events: Iterable[Event]) -> Iterator[Tuple[Any, ...]]:
