@@ -20,22 +20,22 @@ Exit codes: 0 done, 1 failure, 2 wrong usage or settings, 4 not permitted, 5 `wg
 import errno
 import fcntl
 import gc
-import json
+import math
 import os
 import re
 import resource
-import selectors
+import select
 import signal
-import socket
 import stat
-import subprocess
+import struct
 import sys
-import tempfile
 import time
+from array import array
 from collections import deque
 from contextlib import contextmanager
-from itertools import chain, compress, islice
-from operator import ne
+from functools import lru_cache
+from itertools import chain, compress, groupby, islice
+from operator import attrgetter, ne
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -59,7 +59,7 @@ from typing import (
 if TYPE_CHECKING:
     import sqlite3
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 
 # --- Constants ----------------------------------------------------------------------------------------------------
 
@@ -67,12 +67,14 @@ EXIT_FAILURE, EXIT_USAGE, EXIT_NOT_PERMITTED, EXIT_NO_WG = 1, 2, 4, 5
 
 SEARCH_PATH = "/usr/bin:/usr/sbin:/bin:/sbin"
 WG_TIMEOUT_S = 10
+BLOCK = 64 << 10  # bytes of its output that are looked at at once: they stay in the processor's cache
 WG_OUTPUT_MAX = 256 << 20  # bytes; 100,000 peers with a dozen networks each print 30 MiB
 HOOKS_AT_ONCE = 4
 HOOKS_WAITING_MAX = 10_000
 HOOK_OUTPUT_MAX = 4096  # bytes
 HOOK_GRACE_S = 5
 ENDPOINTS_MAX = 32  # the last ones of a session: a peer that roams for months stays bounded
+LINES_AT_ONCE = 256  # in one write; a storm's in one would be megabytes, of which the C library keeps what it was given
 BACKLOG_MAX = 100_000  # lines kept in memory while the trail cannot be written
 CONSOLE_PATIENCE_S = 0.5
 LOCKED_S = 0.1  # we are the only writer: another lock on the database is a stranger's, and he is not waited for
@@ -86,6 +88,7 @@ UNREACHED_S = 1_700_000_000  # wall clock of the year 2023: as milliseconds, mor
 COUNTER_MAX = 2**63 - 1  # SQLite's integers
 SECONDS_MAX = 31_536_000
 NEVER = float("-inf")
+SESSION_FIGURES = struct.Struct("=qddqqd")  # all fields of a Session but the last
 CAP_NET_ADMIN = 12  # linux/capability.h
 BOOT_ID_PATH = "/proc/sys/kernel/random/boot_id"
 
@@ -136,20 +139,22 @@ class Meter:
     """The byte counters of one peer: the one part of a peer that moves at nearly every reading, so it is changed
     in place. Totals outlive a counter that starts anew, and are lower bounds."""
 
-    __slots__ = ("identity", "head", "rx", "tx", "past_rx", "past_tx", "heard", "sent", "moved")
+    __slots__ = ("identity", "rx", "tx", "past_rx", "past_tx", "heard", "sent", "moved")
 
     def __init__(self, identity: Identity, rx: int, tx: int) -> None:
         self.identity = identity
-        self.head = 0  # digest of the peer's line up to its counters
         self.rx, self.tx = rx, tx  # as last printed
         self.past_rx = self.past_tx = 0  # what counters that have started anew had reached
         self.heard = NEVER  # boot time of the reading that last saw `rx` grow
         self.sent = tx  # `tx` at the last sign of life
-        self.moved = True  # since the store was told
+        self.moved = True  # or anything else of the peer has changed, since the store was told
 
     def mark(self) -> Mark:
         """The totals, and when the peer was heard last."""
-        return Mark(min(self.past_rx + self.rx, COUNTER_MAX), min(self.past_tx + self.tx, COUNTER_MAX), self.heard)
+        rx, tx = self.rx, self.tx
+        if self.past_rx or self.past_tx:
+            rx, tx = min(self.past_rx + rx, COUNTER_MAX), min(self.past_tx + tx, COUNTER_MAX)
+        return Mark(rx, tx, self.heard)
 
     def count(self, rx: int, tx: int, boot: float) -> None:
         """Take the counters of a reading at `boot`."""
@@ -166,36 +171,83 @@ class Meter:
 
 
 class Peer(NamedTuple):
-    """What one line of a reading says of a peer."""
+    """What one line of a reading says of a peer, with the Mark of its meter at the reading before: where a session
+    that begins now starts to count, and one that was reset has ended."""
 
-    identity: Identity
+    meter: Meter
     endpoint: str  # "" = none
     allowed_ips: str  # as `wg` prints them, separated by commas; "" = none
     handshake: int  # seconds since the epoch; 0 = never
-    meter: Meter
-    before: Mark  # at the reading before: where a session that begins now starts to count, and one that was reset ended
+    received: int
+    transmitted: int
+    heard: float
+
+    @property
+    def identity(self) -> Identity:
+        return self.meter.identity
+
+
+class Peers:
+    """The peers of a reading, in a list for each field: a tuple for each peer would leave holes in memory between
+    what stays, 200 bytes a peer that a first reading is never rid of."""
+
+    def __init__(self) -> None:
+        self.columns: Tuple[List[Any], ...] = tuple([] for _ in Peer._fields)
+
+    def add(self, *fields: Any) -> None:
+        for column, field in zip(self.columns, fields):
+            column.append(field)
+
+    def __iter__(self) -> Iterator[Peer]:
+        return map(Peer._make, zip(*self.columns))
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
 
 
 class Reading(NamedTuple):
     """One successful run of `wg show all dump`. Peers that stand exactly as at the reading before are left out."""
 
     interfaces: FrozenSet[str]  # read, as their own lines prove
-    peers: List[Peer]
+    peers: Peers
     present: Optional[Set[Identity]]  # every peer there is; None = the same ones as at the reading before
     unreadable: FrozenSet[str] = frozenset()
     spoiled: Mapping[str, int] = {}  # lines that do not parse, by interface; "" = unclear whose
 
 
-class Memo(NamedTuple):
-    """What a reading leaves behind for the next one to be compared with: digests, and no secret.
+class Block(NamedTuple):
+    """Lines that were read at once."""
+
+    end: int  # the number of the line after them
+    digest: Optional[int]  # of them all; None = some had changed, and so may the next ones
+    lines: Optional["array[int]"]  # digests of each; None = most had changed
+
+
+class Memo:
+    """What a reading leaves behind for the next one to be compared with: digests, and no secret. It is changed in
+    place, as meters are.
 
     The digest is Python's own for bytes: SipHash under a key that is random for each process, so that nobody
     outside can aim for a collision, at a quarter of the price of any digest in hashlib."""
 
-    whole: Optional[int]  # digest of the output; None = the reading was unlike the one before, and so may the next be
-    lines: Optional[List[int]]  # digests, in the order of the lines; None = most of them change at every reading
-    meters: List[Optional[Meter]]  # whose line that is; None = no peer's of ours
-    interfaces: FrozenSet[str]
+    __slots__ = ("meters", "heads", "stems", "blocks", "interfaces")
+
+    def __init__(self) -> None:
+        self.meters: List[Optional[Meter]] = []  # whose each line is; None = no peer's and no interface's of ours
+        self.heads = array("q")  # digests of a peer's line up to its counters, of an interface's own line whole
+        self.stems = array("q")  # digests of a line up to its handshake
+        self.blocks: Dict[int, Block] = {}  # by the number of their first line
+        self.interfaces: FrozenSet[str] = frozenset()
+
+    def add(self, meter: Optional[Meter], head: bytes, stem: bytes) -> None:
+        self.meters.append(meter)
+        self.heads.append(hash(head))
+        self.stems.append(hash(stem))
+
+    def cut(self, end: int) -> None:
+        """Forget the lines from this number on."""
+        del self.meters[end:], self.heads[end:], self.stems[end:]
+        self.blocks = {first: block for first, block in self.blocks.items() if block.end <= end}
 
 
 class Session(NamedTuple):
@@ -206,8 +258,16 @@ class Session(NamedTuple):
     began: float  # boot clock
     received: int  # the meter's totals when it began
     transmitted: int
-    endpoints: str  # in the order of their use, separated by spaces
     unwatched: float  # seconds of it in which no monitor ran
+    endpoints: str  # in the order of their use, separated by spaces
+
+    def packed(self) -> bytes:
+        """As it is kept between readings: 110 bytes instead of 260, for each peer that is online."""
+        return SESSION_FIGURES.pack(*self[:-1]) + self.endpoints.encode()
+
+    @classmethod
+    def unpacked(cls, packed: bytes) -> "Session":
+        return cls._make((*SESSION_FIGURES.unpack_from(packed), packed[SESSION_FIGURES.size :].decode()))
 
 
 class Ended(NamedTuple):
@@ -233,8 +293,16 @@ class Known(NamedTuple):
     handshake: int  # as last printed; 0 = never, or not since the interface was made anew
     shown: int  # the last handshake known, for people
     made: float  # boot time at which `handshake` is placed
-    session: Optional[Session]
+    packed: bytes  # its session; b"" = it has none
     meter: Meter
+
+    @property
+    def session(self) -> Optional[Session]:
+        return Session.unpacked(self.packed) if self.packed else None
+
+    @property
+    def online(self) -> bool:
+        return self.packed != b""
 
 
 class Interface(NamedTuple):
@@ -372,8 +440,14 @@ def local(wall: float) -> time.struct_time:
     return time.localtime(min(max(wall, 0.0), EPOCH_MAX - DAY_S))
 
 
+@lru_cache(maxsize=256)
+def stamp_of(second: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", local(second))
+
+
 def stamp(wall: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", local(wall))
+    """Local time. The lines of a storm share their seconds, and the calendar costs more than all else in a line."""
+    return stamp_of(int(wall))
 
 
 def utc_offset(wall: float) -> str:
@@ -401,15 +475,15 @@ def is_host(ip: str) -> bool:
 def ips_text(allowed_ips: str) -> str:
     """[IP: a], [IPs: a, b], networks only where no host address is, [IP: N/A]."""
     every = allowed_ips.split(",") if allowed_ips else []
-    return listed_ips(list(filter(is_host, every)) or every)
+    return listed_ips([ip for ip in every if is_host(ip)] or every)
 
 
 def listed_ips(ips: Sequence[str], limit: int = 16) -> str:
-    shown = [ip.rpartition("/")[0] if is_host(ip) else ip for ip in ips[:limit]]
+    hosts = [is_host(ip) for ip in ips]
+    shown = [(ip.rpartition("/")[0] if host else ip)[:50] for ip, host in zip(ips[:limit], hosts)]
     if len(ips) > limit:
         shown.append("%d more" % (len(ips) - limit))
-    hosts = all(map(is_host, ips))
-    return "[%s: %s]" % ("IP" if hosts and len(ips) < 2 else "IPs", ", ".join(ip[:50] for ip in shown) or "N/A")
+    return "[%s: %s]" % ("IP" if len(ips) < 2 and all(hosts) else "IPs", ", ".join(shown) or "N/A")
 
 
 def changed_ips_text(after: str, before: str) -> str:
@@ -442,140 +516,181 @@ def parse_complaints(text: str, wanted: FrozenSet[str]) -> Tuple[FrozenSet[str],
 
 
 def parse(
-    output: bytes,
+    blocks: Iterable[bytes],
     complaints: str,
-    memo: Optional[Memo],
+    memo: Memo,
     known: Mapping[Identity, Known],
     settings: Settings,
     boot: float,
-) -> Tuple[Reading, Optional[Memo]]:
-    """The output of `wg show all dump`, as a Reading and what the next reading is to be compared with.
+) -> Reading:
+    """The output of `wg show all dump`, in blocks of whole lines, as a Reading.
 
     Shapes: an interface's own line has 5 fields, a peer's 9, separated by tabs; anything else is skipped and
-    counted. Known peers' meters are advanced to `boot`.
+    counted. Known peers' meters are advanced to `boot`, and the memo to this output.
     Source: wg(8), "dump"."""
-    wanted = settings.interface
-    unreadable, unclear = parse_complaints(complaints, wanted) if complaints else (frozenset(), 0)
-    if memo is not None and not unclear and memo.whole is not None and hash(output) == memo.whole:
-        return Reading(memo.interfaces, [], None, unreadable), memo
-    lines = output.split(b"\n")
-    if memo is not None and not unclear and len(lines) == len(memo.meters):
-        changed: Iterable[Tuple[bytes, Optional[Meter]]] = zip(lines, memo.meters)
-        if memo.lines is not None:
-            changed = compress(changed, map(ne, map(hash, lines), memo.lines))
-        skimmed = skim(changed, known, settings, boot)
-        if skimmed is not None:
-            peers, moved = skimmed
-            return Reading(memo.interfaces, peers, None, unreadable), remember(output, lines, moved, memo)
-    reading, meters = parse_all(lines, known, settings, boot, unreadable, unclear)
-    # A peer whose line is spoiled is not in the memo: until all lines parse again, each reading is parsed whole.
-    if reading.spoiled:
-        return reading, None
-    return reading, remember(output, lines, 0, Memo(None, None, meters, reading.interfaces))
+    unreadable, unclear = parse_complaints(complaints, settings.interface) if complaints else (frozenset(), 0)
+    if unclear:
+        memo.cut(0)
+    before, memo.blocks = memo.blocks, {}
+    parser = Parser(memo, known, settings, boot)
+    first = 0  # the number of the block's first line
+    for text in blocks:
+        block = before.get(first) if parser.present is None else None
+        if block is None or block.digest is None or block.digest != hash(text):
+            lines = text.split(b"\n")
+            lines.pop()  # the last newline ends the last line
+            block = remember(text, lines, parser.take(lines, first, block), first)
+        memo.blocks[first] = block
+        first = block.end
+    if first < len(memo.meters) or not memo.meters:
+        parser.count(first)
+    spoiled = parser.spoiled
+    if unclear:
+        spoiled[""] = spoiled.get("", 0) + unclear
+    if spoiled:
+        # A peer whose line is spoiled is not in the memo: until all lines parse again, each reading is parsed whole.
+        memo.cut(0)
+    return Reading(memo.interfaces, parser.peers, parser.present, unreadable, spoiled)
 
 
-def remember(output: bytes, lines: List[bytes], moved: int, memo: Memo) -> Memo:
-    """What the next reading is compared with. Where more than half of the lines changed, the next one's are likely
-    to as well: looking for the others costs more than looking at all (1.3 of 10 ms at 10,000 peers)."""
-    digests = None if moved > len(lines) // 2 else list(map(hash, lines))
-    return memo._replace(whole=None if moved else hash(output), lines=digests)
+def remember(text: bytes, lines: List[bytes], moved: int, first: int) -> Block:
+    """What the block is compared with at the next reading. Where more than half of its lines changed, they are likely
+    to do so again: looking for the others costs more than looking at all (1.3 of 10 ms at 10,000 peers)."""
+    digests = None if moved > len(lines) // 2 else array("q", map(hash, lines))
+    return Block(first + len(lines), None if moved else hash(text), digests)
 
 
-def skim(
-    changed: Iterable[Tuple[bytes, Optional[Meter]]],
-    known: Mapping[Identity, Known],
-    settings: Settings,
-    boot: float,
-) -> Optional[Tuple[List[Peer], int]]:
-    """The fast path: only the lines that (may) have changed, with the meters of the peers that stood there, and of
-    those that only moved bytes only the counters. The others, and how many lines did change; None = they are not the
-    same peers' in the same order: parse all.
+class Parser:
+    """One pass over the lines of a reading: those that stand where they stood are skimmed; from the first one on that
+    does not, all are parsed in full."""
 
-    At 10,000 peers 5 ms where all moved bytes; every field of every line would take 30."""
-    others: List[Tuple[Identity, Facts]] = []
-    moved = 0
-    wanted, by_traffic, most = settings.interface, settings.liveness == "traffic", COUNTER_MAX
-    try:
-        for line, meter in changed:
-            if meter is None:
-                match = LINE_START.match(line)
-                if line and (match is None or not wanted or match.group(1).decode() in wanted):
-                    return None
-                continue
-            head, rx_text, tx_text, keepalive = line.rsplit(b"\t", 3)
-            counters = rx_text + tx_text
-            if (
-                hash(head) == meter.head
-                and counters.isdigit()
-                and (len(counters) < 21 or len(rx_text) < 20 > len(tx_text))
-                and (keepalive == b"off" or keepalive.isdigit() and len(keepalive) < 6)
-            ):
-                rx = int(rx_text)
-                tx = int(tx_text)
-                if meter.rx <= rx <= most and meter.tx <= tx <= most:
-                    if rx == meter.rx:
-                        if tx != meter.tx:
-                            meter.tx = tx
-                            meter.moved = True
+    def __init__(self, memo: Memo, known: Mapping[Identity, Known], settings: Settings, boot: float) -> None:
+        self.memo, self.known, self.settings, self.boot = memo, known, settings, boot
+        self.peers = Peers()
+        self.present: Optional[Set[Identity]] = None  # None = so far the same peers as before
+        self.interfaces: Set[str] = set()
+        self.spoiled: Dict[str, int] = {}
+
+    def take(self, lines: List[bytes], first: int, block: Optional[Block]) -> int:
+        """The lines from number `first` on; how many of them have moved."""
+        same = moved = 0
+        if self.present is None:
+            same, moved = self.skim(lines, first, block)
+        if same < len(lines):
+            if self.present is None:
+                self.count(first + same)
+            self.parse_all(lines[same:])
+        return moved
+
+    def skim(self, lines: List[bytes], first: int, block: Optional[Block]) -> Tuple[int, int]:
+        """The fast path: only the lines that (may) have changed, with the meters of the peers that stood there. Where a
+        line has only moved bytes, only its counters are looked at; where its peer has shaken hands, only that as well.
+
+        Returns how many lines are those that stood there before, up to the first one that is not, and how many of them
+        have changed. At 10,000 peers it takes 5 ms where all moved bytes; every field of every line would take 30."""
+        memo, known, boot = self.memo, self.known, self.boot
+        end = first + len(lines)
+        meters = memo.meters[first:end]
+        entries: Iterable[Tuple[int, bytes, int, Optional[Meter]]]
+        entries = zip(range(len(meters)), lines, memo.heads[first:end], meters)
+        if block is not None and block.lines is not None and len(block.lines) == len(lines):
+            entries = compress(entries, map(ne, map(hash, lines), block.lines))
+        wanted, by_traffic, most = self.settings.interface, self.settings.liveness == "traffic", COUNTER_MAX
+        number = moved = 0
+        try:
+            for number, line, digest, meter in entries:
+                if meter is None:
+                    match = LINE_START.match(line)
+                    if match is None or match.group(1).decode() in wanted:
+                        return number, moved
+                    continue
+                head, rx_text, tx_text, keepalive = line.rsplit(b"\t", 3)
+                counters = rx_text + tx_text
+                if (
+                    counters.isdigit()
+                    and (len(counters) < 21 or len(rx_text) < 20 > len(tx_text))
+                    and (keepalive == b"off" or keepalive.isdigit() and len(keepalive) < 6)
+                ):
+                    rx = int(rx_text)
+                    tx = int(tx_text)
+                    if meter.rx <= rx <= most and meter.tx <= tx <= most:
+                        if hash(head) == digest:
+                            if rx == meter.rx:
+                                if tx != meter.tx:
+                                    meter.tx = tx
+                                    meter.moved = True
+                                    moved += 1
+                                continue
+                            if not by_traffic or known[meter.identity].packed:
+                                meter.rx = rx
+                                meter.tx = meter.sent = tx
+                                meter.heard = boot
+                                meter.moved = True
+                                moved += 1
+                                continue
+                        stem, _, shook = head.rpartition(b"\t")
+                        if hash(stem) == memo.stems[first + number] and shook.isdigit() and len(shook) < 12:
+                            before = known[meter.identity]
+                            facts = Facts(
+                                meter.identity, before.endpoint, before.allowed_ips, handshake_of(shook), rx, tx
+                            )
+                            meet(facts, before, self.peers, boot)
+                            memo.heads[first + number] = hash(head)
                             moved += 1
-                        continue
-                    if not by_traffic or known[meter.identity].session is not None:
-                        meter.rx = rx
-                        meter.tx = meter.sent = tx
-                        meter.heard = boot
-                        meter.moved = True
-                        moved += 1
-                        continue
-            if not meter.identity[0] and hash(line) == meter.head:
-                continue  # an interface's own line, as it was
-            facts = parse_peer(line)
-            if facts is None or facts.identity != meter.identity:
-                return None
-            others.append((meter.identity, facts))
-    except ValueError:  # fewer fields than a peer's line has
-        return None
-    return [meet(facts, known.get(identity), boot) for identity, facts in others], moved + len(others)
+                            continue
+                if not meter.identity[1] and hash(line) == digest:
+                    continue  # an interface's own line, as it was
+                parsed = parse_peer(line)
+                if parsed is None or parsed.identity != meter.identity:
+                    return number, moved
+                meet(parsed, known[meter.identity], self.peers, boot)
+                memo.heads[first + number], memo.stems[first + number] = hash(head), hash(head.rpartition(b"\t")[0])
+                moved += 1
+        except ValueError:
+            return number, moved  # fewer fields than a peer's line has, or an empty one
+        return len(meters), moved
+
+    def count(self, end: int) -> None:
+        """Only the lines before this number stand as they stood: who is there from here on, the others will show."""
+        self.memo.cut(end)
+        meters = [meter for meter in self.memo.meters if meter is not None]
+        self.interfaces = {meter.identity[0] for meter in meters}
+        self.present = {meter.identity for meter in meters if meter.identity[1]}
+        self.memo.interfaces = frozenset(self.interfaces)
+
+    def parse_all(self, lines: Iterable[bytes]) -> None:
+        """Every line in full."""
+        assert self.present is not None
+        wanted = self.settings.interface
+        for line in lines:
+            match = LINE_START.match(line)
+            name = match.group(1).decode() if match else ""
+            if name and wanted and name not in wanted:
+                self.memo.add(None, b"", b"")
+                continue
+            if name not in self.interfaces and INTERFACE_LINE.fullmatch(line):
+                self.interfaces.add(name)
+                self.memo.interfaces = frozenset(self.interfaces)
+                self.memo.add(Meter((name, ""), 0, 0), line, b"")
+                continue
+            facts = parse_peer(line) if name in self.interfaces else None
+            if facts is None or facts.identity in self.present:
+                whose = name if name in self.interfaces or self.vouched(name) else ""
+                self.spoiled[whose] = self.spoiled.get(whose, 0) + 1
+                self.memo.add(None, b"", b"")
+                continue
+            meter = meet(facts, self.known.get(facts.identity), self.peers, self.boot)
+            self.present.add(meter.identity)
+            head = line.rsplit(b"\t", 3)[0]
+            self.memo.add(meter, head, head.rpartition(b"\t")[0])
+
+    def vouched(self, name: str) -> bool:
+        """What stands where a name should is only believed where something vouches for it: it may be the end of a key."""
+        return name in self.settings.interface or any(identity[0] == name for identity in self.known)
 
 
-def parse_all(
-    lines: Sequence[bytes],
-    known: Mapping[Identity, Known],
-    settings: Settings,
-    boot: float,
-    unreadable: FrozenSet[str],
-    unclear: int,
-) -> Tuple[Reading, List[Optional[Meter]]]:
-    interfaces: Set[str] = set()
-    peers: List[Peer] = []
-    present: Set[Identity] = set()
-    meters: List[Optional[Meter]] = []
-    spoiled: Dict[str, int] = {"": unclear} if unclear else {}
-    wanted = settings.interface
-    # What stands where a name should is only believed where something vouches for it: it may be the end of a key.
-    vouched = settings.interface | {identity[0] for identity in known}
-    for line in lines[:-1]:  # the last newline ends the last line
-        meters.append(None)
-        match = LINE_START.match(line)
-        name = match.group(1).decode() if match else ""
-        if name and wanted and name not in wanted:
-            continue
-        if name not in interfaces and INTERFACE_LINE.fullmatch(line):
-            interfaces.add(name)
-            meter = Meter(("", ""), 0, 0)  # nobody's, so that a change of this line is never skipped
-            meter.head = hash(line)
-            meters[-1] = meter
-            continue
-        facts = parse_peer(line) if name in interfaces else None
-        if facts is None or facts.identity in present:
-            whose = name if name in interfaces or name in vouched else ""
-            spoiled[whose] = spoiled.get(whose, 0) + 1
-            continue
-        peer = meet(facts, known.get(facts.identity), boot)
-        peers.append(peer)
-        present.add(peer.identity)
-        meters[-1] = peer.meter
-    meters.append(None)
-    return Reading(frozenset(interfaces), peers, present, unreadable, spoiled), meters
+# Peers that shook hands in the same second share one number, instead of 32 bytes each.
+handshake_of = lru_cache(maxsize=512)(int)
 
 
 class Facts(NamedTuple):
@@ -587,7 +702,6 @@ class Facts(NamedTuple):
     handshake: int
     rx: int
     tx: int
-    head: int  # digest of the line up to its counters
 
 
 def parse_peer(line: bytes) -> Optional[Facts]:
@@ -599,16 +713,15 @@ def parse_peer(line: bytes) -> Optional[Facts]:
         (name.decode(), key.decode()),
         "" if endpoint == b"(none)" else endpoint.decode(),
         "" if ips == b"(none)" else ips.decode(),
-        int(handshake),
+        handshake_of(handshake),
         int(rx),
         int(tx),
-        hash(line[: match.end(5)]),
     )
     return facts if facts.handshake <= EPOCH_MAX and facts.rx <= COUNTER_MAX and facts.tx <= COUNTER_MAX else None
 
 
-def meet(facts: Facts, before: Optional[Known], boot: float) -> Peer:
-    """The peer with its meter, advanced to the reading at `boot`."""
+def meet(facts: Facts, before: Optional[Known], peers: Peers, boot: float) -> Meter:
+    """Take a peer into the reading at `boot`; its meter, advanced."""
     if before is None:
         name, key = facts.identity
         meter = Meter((sys.intern(name), key), facts.rx, facts.tx)
@@ -618,8 +731,10 @@ def meet(facts: Facts, before: Optional[Known], boot: float) -> Peer:
     meter.count(facts.rx, facts.tx, boot)
     if before is not None and facts.handshake != before.handshake:
         meter.sent = facts.tx
-    meter.head = facts.head
-    return Peer(meter.identity, facts.endpoint, facts.allowed_ips, facts.handshake, meter, mark)
+    if before is None or facts[1:4] != before[1:4]:
+        meter.moved = True
+    peers.add(meter, facts.endpoint, facts.allowed_ips, facts.handshake, *mark)
+    return meter
 
 
 # --- Decisions ----------------------------------------------------------------------------------------------------
@@ -637,7 +752,13 @@ def place(handshake: int, before: Optional[Known], read: float, now: Moment) -> 
     age = max(0.0, now.wall - handshake)
     if before is not None and handshake > before.handshake:
         age = min(age, max(0.0, now.boot - read))
-    return now.boot - age
+    return difference(now.boot, age)
+
+
+@lru_cache(maxsize=512)
+def difference(boot: float, age: float) -> float:
+    """One number for all peers of the same second, as above."""
+    return boot - age
 
 
 def last_sign(made: float, heard: float, settings: Settings) -> float:
@@ -653,7 +774,7 @@ def other_ips(before: str, after: str) -> bool:
     return before != after and set(before.split(",")) != set(after.split(","))
 
 
-def end_session(known: Known, mark: Mark, reason: str, now: Moment) -> Optional[Ended]:
+def end_session(known: Known, mark: Union[Mark, Peer], reason: str, now: Moment) -> Optional[Ended]:
     """The figures of a peer's session at its last sign of life, the handshake or received bytes."""
     session = known.session
     if session is None:
@@ -685,62 +806,80 @@ def silence(known: Known) -> str:
     return "unreachable" if known.meter.tx > known.meter.sent else "idle"
 
 
-def settle(
-    before: Optional[Known], after: Known, mark: Mark, number: int, now: Moment, settings: Settings
-) -> Tuple[Known, List[Event]]:
-    """One peer's row of the table of events: `after` with its session begun or ended, and what happened.
-    `mark` is its meter's at the reading before."""
+def settle(known: Known, mark: Union[Mark, Peer], number: int, now: Moment, settings: Settings) -> Known:
+    """With its session begun, ended or gone on. `mark` is its meter's at the reading before."""
+    sign = last_sign(known.made, known.meter.heard, settings)
+    alive = known.handshake != 0 and now.boot - sign < settings.threshold
+    if alive == known.online:
+        return known
+    if not alive:
+        return known._replace(packed=b"")
+    began: float = known.made
+    start: float = known.handshake
+    if now.boot - began >= settings.threshold:  # the handshake alone would not do: it is the received bytes
+        began, start = sign, now.wall - (now.boot - sign)
+    session = Session(number, start, began, mark.received, mark.transmitted, 0.0, known.endpoint)
+    return known._replace(packed=session.packed())
+
+
+def moved_on(before: Known, after: Known) -> bool:
+    """Is an online peer heard from another address? A change of port alone is none."""
+    if not before.packed or not after.packed or before.endpoint == after.endpoint:
+        return False
+    return address(before.endpoint) != address(after.endpoint)
+
+
+def with_endpoint(known: Known) -> Known:
+    """With its endpoint among those of its session."""
+    session = Session.unpacked(known.packed)
+    used = session.endpoints.split(" ") if session.endpoints else []
+    if known.endpoint not in used:
+        used = [*used, known.endpoint][-ENDPOINTS_MAX:]
+    return known._replace(packed=session._replace(endpoints=" ".join(used)).packed())
+
+
+def follow(before: Optional[Known], peer: Peer, read: float, number: int, now: Moment, settings: Settings) -> Known:
+    """What is known of a peer after a reading, of which `before` was known."""
+    made = place(peer.handshake, before, read, now)
+    if before is None:
+        new = Known(
+            peer.identity, peer.endpoint, peer.allowed_ips, peer.handshake, peer.handshake, made, b"", peer.meter
+        )
+        return settle(new, peer, number, now, settings)
+    after = Known(
+        before.identity,
+        # An interface made anew has forgotten it; people still ask from where the peer had been connected.
+        peer.endpoint or before.endpoint,
+        peer.allowed_ips,
+        peer.handshake,
+        peer.handshake or before.shown,
+        made,
+        before.packed,
+        peer.meter,
+    )
+    after = settle(after, peer, number, now, settings)
+    if moved_on(before, after):
+        after = with_endpoint(after)
+    return before if after == before else after  # keeps memory as it was
+
+
+def compare(before: Optional[Known], after: Known, mark: Union[Mark, Peer], now: Moment) -> Iterator[Event]:
+    """One peer's row of the table of events. `mark` is its meter's at the reading before."""
     iface = after.identity[0]
-    sign = last_sign(after.made, after.meter.heard, settings)
-    alive = after.handshake != 0 and now.boot - sign < settings.threshold
-    events: List[Event] = []
-    if alive and after.session is None:
-        began: float = after.made
-        start: float = after.handshake
-        if now.boot - began >= settings.threshold:  # the handshake alone would not do: it is the received bytes
-            began, start = sign, now.wall - (now.boot - sign)
-        session = Session(number, start, began, mark.received, mark.transmitted, after.endpoint, 0.0)
-        after = after._replace(session=session)
-        events.append(Event("ONLINE", now.wall, iface, after, new=before is None))
-    elif before is None:
-        events.append(Event("OFFLINE", now.wall, iface, after, new=True))
-    elif after.session is not None and not alive:
+    if before is None:
+        yield Event("ONLINE" if after.packed else "OFFLINE", now.wall, iface, after, new=True)
+    elif after.packed and not before.packed:
+        yield Event("ONLINE", now.wall, iface, after)
+    elif before.packed and not after.packed:
         if after.handshake == 0:  # what was counted since is not this session's any more
             ended = end_session(before, mark, "reset", now)
         else:
-            ended = end_session(after, after.meter.mark(), silence(after), now)
-        after = after._replace(session=None)
-        events.append(Event("OFFLINE", now.wall, iface, after, ended=ended))
-    elif after.session is not None and address(after.endpoint) != address(before.endpoint):
-        used = after.session.endpoints.split(" ") if after.session.endpoints else []
-        if after.endpoint not in used:
-            used = [*used, after.endpoint][-ENDPOINTS_MAX:]
-        after = after._replace(session=after.session._replace(endpoints=" ".join(used)))
-        if before.endpoint:
-            events.append(Event("ROAMING", now.wall, iface, after, before=before.endpoint))
+            ended = end_session(after._replace(packed=before.packed), after.meter.mark(), silence(after), now)
+        yield Event("OFFLINE", now.wall, iface, after, ended=ended)
+    elif before.endpoint and moved_on(before, after):
+        yield Event("ROAMING", now.wall, iface, after, before=before.endpoint)
     if before is not None and other_ips(before.allowed_ips, after.allowed_ips):
-        events.append(Event("CHANGED", now.wall, iface, after, before=before.allowed_ips))
-    return after, events
-
-
-def follow(
-    before: Optional[Known], peer: Peer, read: float, number: int, now: Moment, settings: Settings
-) -> Tuple[Known, List[Event]]:
-    """What a reading says of one peer, against what was known of it."""
-    after = Known(
-        peer.identity,
-        # An interface made anew has forgotten them; people still ask from where the peer had been connected.
-        peer.endpoint or (before.endpoint if before is not None else ""),
-        peer.allowed_ips,
-        peer.handshake,
-        peer.handshake or (before.shown if before is not None else 0),
-        place(peer.handshake, before, read, now),
-        before.session if before is not None else None,
-        peer.meter,
-    )
-    if before is not None and after == before:
-        after = before  # keeps memory as it was
-    return settle(before, after, peer.before, number, now, settings)
+        yield Event("CHANGED", now.wall, iface, after, before=before.allowed_ips)
 
 
 def decide_interfaces(table: Table, reading: Reading, now: Moment) -> Tuple[Dict[str, Interface], List[Event]]:
@@ -763,7 +902,7 @@ def decide_interfaces(table: Table, reading: Reading, now: Moment) -> Tuple[Dict
         before = interfaces[name]
         if before.up and not unclear and name not in reading.interfaces and name not in unknown:
             interfaces[name] = before._replace(up=False)
-            online = [known.session is not None for known in table.peers.values() if known.identity[0] == name]
+            online = [known.online for known in table.peers.values() if known.identity[0] == name]
             events.append(Event("IFDOWN", now.wall, name, peers=len(online), online=sum(online)))
     return interfaces, events
 
@@ -779,8 +918,8 @@ def decide(table: Table, reading: Reading, now: Moment, settings: Settings) -> T
     sessions, due = table.sessions, table.due
     unseen: Set[Identity] = set()
 
-    for known in [k for k in peers.values() if k.session is not None and k.identity[0] in down]:
-        after = peers[known.identity] = known._replace(session=None)
+    for known in [k for k in peers.values() if k.packed and k.identity[0] in down]:
+        after = peers[known.identity] = known._replace(packed=b"")
         ended = end_session(known, known.meter.mark(), "interface-down", now)
         events.append(Event("OFFLINE", now.wall, known.identity[0], after, ended=ended))
 
@@ -791,28 +930,32 @@ def decide(table: Table, reading: Reading, now: Moment, settings: Settings) -> T
                 continue
             known = peers.pop(identity)
             ended = end_session(known, known.meter.mark(), "removed", now)
-            events.append(Event("REMOVED", now.wall, identity[0], known._replace(session=None), ended=ended))
+            events.append(Event("REMOVED", now.wall, identity[0], known._replace(packed=b""), ended=ended))
 
     for peer in reading.peers:
-        iface = table.interfaces.get(peer.identity[0])
+        identity = peer.meter.identity
+        iface = table.interfaces.get(identity[0])
         read = iface.read if iface is not None else NEVER
-        before = peers.get(peer.identity)
-        after, happened = follow(before, peer, read, sessions + 1, now, settings)
-        events += happened
+        before = peers.get(identity)
+        after = follow(before, peer, read, sessions + 1, now, settings)
         if after is not before:
-            peers[peer.identity] = after
-        if after.session is not None:
-            sessions = max(sessions, after.session.number)
+            peers[identity] = after
+        if after.packed:
+            sessions += before is None or not before.packed
             due = min(due, last_sign(after.made, after.meter.heard, settings) + settings.threshold)
+    # Not in the loop above: what goes with the events would leave holes in memory between what stays.
+    for peer in reading.peers:
+        events += compare(table.peers.get(peer.meter.identity), peers[peer.meter.identity], peer, now)
 
     if ageing:
         due = float("inf")
-        for known in [k for k in peers.values() if k.session is not None]:
+        for known in [k for k in peers.values() if k.packed]:
             old_at = last_sign(known.made, known.meter.heard, settings) + settings.threshold
             seen = known.identity[0] in reading.interfaces and known.identity not in unseen
             if seen and now.boot >= old_at:
-                peers[known.identity], happened = settle(known, known, known.meter.mark(), 0, now, settings)
-                events += happened
+                mark = known.meter.mark()
+                after = peers[known.identity] = settle(known, mark, 0, now, settings)
+                events += compare(known, after, mark, now)
             else:
                 due = min(due, old_at)
 
@@ -825,9 +968,10 @@ def span(table: Table, events: List[Event], last: int, watched: Moment, gap: flo
     number `last` that go on, or had a sign of life in it."""
     peers = dict(table.peers)
     for identity, known in table.peers.items():
-        if known.session is not None and known.session.number <= last:
-            session = known.session._replace(unwatched=known.session.unwatched + gap)
-            peers[identity] = known._replace(session=session)
+        session = known.session
+        if session is not None and session.number <= last:
+            session = session._replace(unwatched=session.unwatched + gap)
+            peers[identity] = known._replace(packed=session.packed())
     spanned = []
     for event in events:
         ended = event.ended
@@ -920,13 +1064,14 @@ def event_json(seq: int, event: Event) -> Dict[str, Any]:
     fields["endpoint"] = peer.endpoint or None
     fields["allowed_ips"] = peer.allowed_ips
     fields["handshake"] = rfc3339(peer.shown) if peer.shown else None
-    fields["online"] = peer.session is not None
+    fields["online"] = peer.online
     if event.new:
         fields["new"] = True
     if event.kind in ("ROAMING", "CHANGED"):
         fields["from"] = event.before
-    if peer.session is not None:
-        fields["session"] = peer.session.number
+    session = peer.session
+    if session is not None:
+        fields["session"] = session.number
     if event.ended is not None:
         fields["session"] = event.ended.number
         fields["session_start"] = rfc3339(event.ended.start)
@@ -942,6 +1087,8 @@ def event_json(seq: int, event: Event) -> Dict[str, Any]:
 def render(seq: int, wall: float, kind: str, text: str, event: Optional[Event], log_format: str) -> bytes:
     """One line of the trail, as it is written."""
     if log_format == "json":
+        import json
+
         fields = (
             event_json(seq, event) if event else {"seq": seq, "time": rfc3339(wall), "event": kind, "message": text}
         )
@@ -977,7 +1124,7 @@ def job_of(seq: int, event: Event, settings: Settings) -> Optional[Job]:
     peer = event.peer
     if peer is None:
         return Job(seq, event.kind, event.iface, "", "", "", 0, 0)
-    online = int(peer.session is not None)
+    online = int(peer.online)
     return Job(seq, event.kind, event.iface, peer.identity[1], peer.endpoint, peer.allowed_ips, peer.shown, online)
 
 
@@ -1029,12 +1176,17 @@ def kill_group(pid: int) -> None:
 
 
 def anonymous_file() -> int:
-    """A file in memory that no path leads to. A pipe would cost twice the CPU at 50,000 peers, and be held open by
-    whatever `wg` leaves behind. Python 3.7 has no memfd_create; /dev/shm is memory as well."""
+    """A file in memory that no path leads to, whose writes all go to its end. A pipe would cost twice the CPU at 50,000
+    peers, and be held open by whatever `wg` leaves behind. Python 3.7 has no memfd_create; /dev/shm is memory as well."""
     if sys.version_info >= (3, 8):
-        return os.memfd_create("wg_monitor")
-    with tempfile.TemporaryFile(dir="/dev/shm", buffering=0) as file:
-        return os.dup(file.fileno())
+        descriptor = os.memfd_create("wg_monitor")
+    else:
+        import tempfile
+
+        with tempfile.TemporaryFile(dir="/dev/shm", buffering=0) as file:
+            descriptor = os.dup(file.fileno())
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+    return descriptor
 
 
 def start_wg(wg: str, output: int, errors: int) -> int:
@@ -1056,6 +1208,8 @@ def start_wg(wg: str, output: int, errors: int) -> int:
             setsid=True,
             setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
         )
+    import subprocess
+
     child = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=environment, start_new_session=True
     )
@@ -1063,52 +1217,76 @@ def start_wg(wg: str, output: int, errors: int) -> int:
     return child.pid
 
 
+class Answer(NamedTuple):
+    """What `wg` said."""
+
+    size: int  # of its output, in bytes
+    complaints: str  # its standard error
+    why: str  # it is no reading; "" = it is one
+
+
 class Probe:
-    """One run of `wg show all dump`. It is started and asked, never waited for."""
+    """Runs of `wg show all dump`, one at a time. One is started and asked, never waited for. Its files stay, for making
+    them anew would cost a tenth of all that a reading of few peers takes; they are emptied after each run."""
 
     def __init__(self, wg: str) -> None:
+        self.wg = wg
+        self.output = self.errors = -1
+        self.pid = 0  # 0 = none runs
+        self.deadline = 0.0  # on the monotonic clock
         self.overdue = False
-        self.status: Optional[int] = None  # as exit_words takes it
-        self.output, self.errors = anonymous_file(), -1
-        try:
+
+    def start(self) -> None:
+        """Errors: OSError."""
+        if self.output < 0:
+            self.output = anonymous_file()
+        if self.errors < 0:
             self.errors = anonymous_file()
-            self.pid = start_wg(wg, self.output, self.errors)
-        except OSError:
-            self.close()
-            raise
-        self.deadline = time.monotonic() + WG_TIMEOUT_S
+        self.pid = start_wg(self.wg, self.output, self.errors)
+        self.deadline, self.overdue = time.monotonic() + WG_TIMEOUT_S, False
         try:
             resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (WG_OUTPUT_MAX, WG_OUTPUT_MAX))
         except (ProcessLookupError, PermissionError):
             pass  # it has ended already, or changed its user: the time-out still bounds it
 
-    def done(self) -> bool:
-        if self.status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.status = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
-        return self.status is not None
+    def answer(self) -> Optional[Answer]:
+        """None = it still runs."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if not pid:
+            return None
+        self.pid = 0
+        size, complaints = os.fstat(self.output).st_size, ""
+        if os.fstat(self.errors).st_size:
+            complaints = os.pread(self.errors, 65536, 0).decode("utf-8", "replace")
+        if status:
+            said = printable(" ".join(complaints.split()))
+            code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+            return Answer(0, "", "wg %s%s" % (exit_words(code), ": " + said if said else ""))
+        if size and os.pread(self.output, 1, size - 1) != b"\n":
+            return Answer(0, "", "the output of wg breaks off")
+        return Answer(size, complaints, "")
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        """The output in blocks of whole lines, so that no more than one of them is in memory at a time."""
+        offset, wanted = 0, BLOCK
+        while offset < size:
+            data = os.pread(self.output, min(wanted, size - offset), offset)
+            end = data.rfind(b"\n") + 1
+            if end:
+                yield data[:end]
+                offset, wanted = offset + end, BLOCK
+            else:
+                wanted *= 2  # one line is longer than that
+
+    def clear(self) -> None:
+        """Nothing of what it said is left."""
+        os.ftruncate(self.output, 0)
+        os.ftruncate(self.errors, 0)
 
     def kill(self) -> None:
-        self.overdue = True
-        if not self.done():
+        if self.pid:
+            self.overdue = True
             kill_group(self.pid)
-
-    def answer(self) -> Tuple[bytes, str, str]:
-        """Output, standard error, and why it is no reading ("" where it is one). Only when done."""
-        complaints = os.pread(self.errors, 65536, 0).decode("utf-8", "replace")
-        if self.status:
-            said = printable(" ".join(complaints.split()))
-            return b"", "", "wg %s%s" % (exit_words(self.status), ": " + said if said else "")
-        output = os.pread(self.output, os.fstat(self.output).st_size, 0)
-        if output and not output.endswith(b"\n"):
-            return b"", "", "the output of wg breaks off"
-        return output, complaints, ""
-
-    def close(self) -> None:
-        os.close(self.output)
-        if self.errors >= 0:
-            os.close(self.errors)
 
 
 # --- Effects: the console -----------------------------------------------------------------------------------------
@@ -1141,7 +1319,7 @@ class Console:
             try:
                 unsent = unsent[self.send(unsent) :]
             except BlockingIOError:
-                if not select_now(self.descriptor, selectors.EVENT_WRITE, self.patience - time.monotonic()):
+                if not ready_for(select.POLLOUT, self.descriptor, self.patience - time.monotonic()):
                     break
             except OSError:
                 break
@@ -1156,6 +1334,8 @@ def unblocked(descriptor: int) -> Callable[[bytes], int]:
     socket is told at each call, a pipe or a terminal is opened once more."""
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISSOCK(mode):
+        import socket
+
         connection = socket.socket(fileno=os.dup(descriptor))
         return lambda data: connection.send(data, socket.MSG_DONTWAIT)
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
@@ -1169,11 +1349,16 @@ def unblocked(descriptor: int) -> Callable[[bytes], int]:
     return lambda data: os.write(descriptor, data)
 
 
-def select_now(descriptor: int, event: int, timeout_s: float = 0.0) -> bool:
-    """Is a descriptor ready, or will it be in time?"""
-    with selectors.PollSelector() as selector:
-        selector.register(descriptor, event)
-        return bool(selector.select(max(0.0, timeout_s)))
+def milliseconds(seconds: float) -> int:
+    """For poll(2): never too early, and a day at most."""
+    return math.ceil(1000 * min(max(0.0, seconds), DAY_S))
+
+
+def ready_for(event: int, descriptor: int, timeout_s: float = 0.0) -> bool:
+    """Can a descriptor be read or written without waiting, or will it be in time?"""
+    poll = select.poll()
+    poll.register(descriptor, event)
+    return bool(poll.poll(milliseconds(timeout_s)))
 
 
 # --- Effects: the trail -------------------------------------------------------------------------------------------
@@ -1278,12 +1463,16 @@ class Trail:
 
     def write(self, lines: Sequence[bytes]) -> Tuple[int, Optional[OSError]]:
         """Write lines where `position` said; how many are in the file whole, and what stopped the others."""
-        data = memoryview(b"".join(lines))
-        written = self.cut
+        written = done = self.cut  # of all lines, and of those that go together
         error: Optional[OSError] = None
         try:
-            while written < len(data):
-                written += os.write(self.descriptor, data[written:])
+            for first in range(0, len(lines), LINES_AT_ONCE):
+                data = memoryview(b"".join(lines[first : first + LINES_AT_ONCE]))
+                while done < len(data):
+                    count = os.write(self.descriptor, data[done:])
+                    done += count
+                    written += count
+                done = 0
             os.fsync(self.descriptor)
         except OSError as caught:
             error = caught.with_traceback(None)  # its frames hold the lines, and no collector comes for them
@@ -1443,7 +1632,7 @@ class Store:
         self.position: Optional[Position] = None
         self.written = 0  # lines are written in order, so that one number marks every event that the trail has
         self.watched = Moment(0.0, 0.0)  # the last reading
-        self.saved: Dict[Identity, Known] = {}  # the peers as they were when all were saved
+        self.stale = True  # its rows may lack more than what moved: another boot's, or another database's
         self.complete = NEVER  # boot time of that
         self.boot_id = boot_id()
         self.lock = -1
@@ -1469,7 +1658,7 @@ class Store:
         import sqlite3
 
         self.close_database()
-        self.saved, self.position, self.written = {}, None, 0
+        self.stale, self.position, self.written = True, None, 0
         self.watched, self.complete = Moment(0.0, 0.0), NEVER
         self.failed = False
         with self.faults():
@@ -1478,7 +1667,7 @@ class Store:
             self.database = sqlite3.connect(self.path, timeout=LOCKED_S, isolation_level=None)
             self.inode = os.stat(self.path).st_ino
             os.chmod(self.path, 0o600)
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -1024"):
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -512"):
                 self.database.execute("PRAGMA " + pragma).fetchall()
             version = self.database.execute("PRAGMA user_version").fetchone()[0]
             if version < 0:
@@ -1556,8 +1745,7 @@ class Store:
             same_boot = boot == self.boot_id
             self.complete = from_null(complete) if same_boot else NEVER
             table = self.load_table(settings, now if not same_boot else None)
-            if same_boot:
-                self.saved = table.peers
+            self.stale = not same_boot
             jobs = [
                 Job(*row)
                 for row in self.rows(
@@ -1572,18 +1760,17 @@ class Store:
 
     def load_table(self, settings: Settings, rebooted: Optional[Moment]) -> Table:
         wanted = settings.interface
-        sessions: Dict[Optional[int], Session] = {
-            row[0]: Session(*row)
-            for row in self.rows(
-                "irriitr",
-                "SELECT number, start, began, received_before, sent_before, endpoints, unwatched"
-                " FROM sessions WHERE reason IS NULL",
-            )
-        }
         peers: Dict[Identity, Known] = {}
-        for row in map(PeerRow._make, self.rows(PEER_SHAPE, "SELECT %s FROM peers" % ",".join(PeerRow._fields))):
+        query = (
+            "SELECT p.*, number, start, began, received_before, sent_before, unwatched, endpoints"
+            " FROM peers AS p LEFT JOIN sessions ON number = session AND reason IS NULL"
+        )
+        width = len(PEER_SHAPE)
+        for columns in self.rows(PEER_SHAPE + "IRRIIRT", query):
+            row = PeerRow(*columns[:width])
             if not wanted or row.interface in wanted:
-                known = known_from(row, sessions, rebooted)
+                session = None if columns[width] is None else Session(*columns[width:])
+                known = known_from(row, session, rebooted)
                 peers[known.identity] = known
         interfaces = {
             # A handshake that has moved is known to be younger than the peer's row, and all rows than `complete`.
@@ -1592,7 +1779,7 @@ class Store:
             if not wanted or name in wanted
         }
         highest = next(self.rows("i", "SELECT coalesce(max(number), 0) FROM sessions"))[0]
-        return Table(peers, interfaces, None, NEVER, highest, sum(k.session is not None for k in peers.values()))
+        return Table(peers, interfaces, None, NEVER, highest, sum(known.online for known in peers.values()))
 
     def end_unwatched(self, wanted: Iterable[str], now: Moment) -> None:
         """Sessions of interfaces that are not `wanted` (any more) end at their last sign of life."""
@@ -1622,16 +1809,10 @@ class Store:
     def save(self, records: Sequence[Record], table: Table, now: Moment, every: bool, steady: float) -> None:
         """One transaction: lines with their events, what they changed, and where the trail will take them up.
         `every`: all peers that have changed since they were saved, not only those of the events."""
-        every = every or not self.saved  # a new store, or one of another boot, whose clock its rows have
+        every = every or self.stale
         events = [record.event for record in records if record.event is not None]
-        touched = {event.peer.identity for event in events if event.peer is not None}
-        if every:
-            changed = [known for i, known in table.peers.items() if self.saved.get(i) is not known]
-            moved = [known for known in table.peers.values() if known.meter.moved]
-            rows = {known.identity: known for known in chain(changed, moved)}
-        else:
-            changed, moved = [table.peers[i] for i in touched if i in table.peers], []
-            rows = {known.identity: known for known in changed}
+        touched = sorted(event.peer.identity for event in events if event.peer is not None)
+        changed = self.changed(table, touched, every)
         watched = table.last or self.watched
         complete = table.last.boot if every and table.last is not None else self.complete
         monitor = (self.boot_id, *watched, known_number(complete), steady, *self.position_row())
@@ -1644,17 +1825,20 @@ class Store:
                         "INSERT INTO sessions (number, interface, public_key, start, began, received_before,"
                         " sent_before, endpoints, unwatched) VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (number) DO UPDATE"
                         " SET began = excluded.began, endpoints = excluded.endpoints, unwatched = excluded.unwatched",
-                        session_rows(chain((event.peer for event in events), changed)),
+                        session_rows(chain(ended_meanwhile(events, table), changed)),
                     ),
                     (
                         "UPDATE sessions SET last_seen = ?, detected = ?, length = ?, received = ?, sent = ?,"
                         " endpoints = ?, unwatched = ?, reason = ? WHERE number = ?",
                         ended_rows(events),
                     ),
-                    ("DELETE FROM peers WHERE interface = ? AND public_key = ?", touched - table.peers.keys()),
+                    (
+                        "DELETE FROM peers WHERE interface = ? AND public_key = ?",
+                        (identity for identity in touched if identity not in table.peers),
+                    ),
                     (
                         "INSERT OR REPLACE INTO peers VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                        (peer_row(known, now) for known in rows.values()),
+                        (peer_row(known, now) for known in changed),
                     ),
                     ("INSERT OR REPLACE INTO interfaces VALUES (?,?,?,?)", interface_rows(table)),
                     ("INSERT OR REPLACE INTO monitor VALUES (1,?,?,?,?,?,?,?,?,?)", [monitor]),
@@ -1662,9 +1846,17 @@ class Store:
             )
         self.watched, self.complete = watched, complete
         if every:
-            self.saved = table.peers
-            for known in moved:
+            self.stale = False
+            for known in changed:
                 known.meter.moved = False
+
+    def changed(self, table: Table, touched: Iterable[Identity], every: bool) -> List[Known]:
+        """The peers whose rows a transaction writes, in the order of the table: so each page of a storm is written
+        once, in three quarters of the time that it takes in any other."""
+        if every:
+            found = (known for known in table.peers.values() if self.stale or known.meter.moved)
+            return sorted(found, key=attrgetter("identity"))
+        return [table.peers[identity] for identity, _ in groupby(touched) if identity in table.peers]
 
     def position_row(self) -> Tuple[Any, ...]:
         if self.position is None:
@@ -1749,7 +1941,8 @@ def event_row(record: Record) -> Tuple[Any, ...]:
         iface = None if event is None else event.iface
         return (record.seq, record.wall, record.kind, iface, *(None,) * 7, hook, record.line)
     peer = event.peer
-    session = event.ended.number if event.ended else peer.session.number if peer.session else None
+    session = peer.session
+    number = event.ended.number if event.ended else session.number if session else None
     was = event.ended.reason if event.ended else event.before or None
     return (
         record.seq,
@@ -1759,19 +1952,18 @@ def event_row(record: Record) -> Tuple[Any, ...]:
         peer.endpoint,
         peer.allowed_ips,
         peer.shown,
-        int(peer.session is not None),
+        int(peer.online),
         was,
-        session,
+        number,
         hook,
         record.line,
     )
 
 
-def known_from(row: PeerRow, sessions: Mapping[Optional[int], Session], rebooted: Optional[Moment]) -> Known:
+def known_from(row: PeerRow, session: Optional[Session], rebooted: Optional[Moment]) -> Known:
     meter = Meter((sys.intern(row.interface), row.public_key), row.rx, row.tx)
     meter.past_rx, meter.past_tx, meter.sent, meter.moved = row.past_rx, row.past_tx, row.sent, False
     meter.heard, made = from_null(row.heard), from_null(row.made)
-    session = sessions.get(row.session)
     if rebooted is not None:
         # The wall clock may be behind now (no clock chip), but distances in the past stay what they were.
         latest = max(row.handshake, row.heard_wall or 0.0)
@@ -1780,14 +1972,25 @@ def known_from(row: PeerRow, sessions: Mapping[Optional[int], Session], rebooted
         meter.heard = NEVER if row.heard_wall is None else zero + row.heard_wall
         if session is not None:
             session = session._replace(began=zero + session.start)
-    return Known(meter.identity, row.endpoint, row.allowed_ips, row.handshake, row.shown, made, session, meter)
+    packed = b"" if session is None else session.packed()
+    return Known(meter.identity, row.endpoint, row.allowed_ips, row.handshake, row.shown, made, packed, meter)
 
 
-def session_rows(peers: Iterable[Optional[Known]]) -> Iterator[Tuple[Any, ...]]:
-    """The open sessions, each as it was last."""
-    latest = {peer.session.number: (peer.identity, peer.session) for peer in peers if peer and peer.session}
-    for identity, s in latest.values():
-        yield (s.number, *identity, s.start, s.began, s.received, s.transmitted, s.endpoints, s.unwatched)
+def ended_meanwhile(events: Iterable[Event], table: Table) -> Iterator[Known]:
+    """Peers as they were in sessions that have ended before they could be saved."""
+    for event in events:
+        if event.peer is not None and event.peer.packed:
+            known = table.peers.get(event.peer.identity)
+            if known is None or known.packed != event.peer.packed:
+                yield event.peer
+
+
+def session_rows(peers: Iterable[Known]) -> Iterator[Tuple[Any, ...]]:
+    """Their open sessions. A later row takes an earlier one's place."""
+    for known in peers:
+        s = known.session
+        if s is not None:
+            yield (s.number, *known.identity, s.start, s.began, s.received, s.transmitted, s.endpoints, s.unwatched)
 
 
 def ended_rows(events: Iterable[Event]) -> Iterator[Tuple[Any, ...]]:
@@ -1798,9 +2001,10 @@ def ended_rows(events: Iterable[Event]) -> Iterator[Tuple[Any, ...]]:
             yield (*figures, e.endpoints, e.unwatched, e.reason, e.number)
 
 
-def peer_row(known: Known, now: Moment) -> "PeerRow":
-    meter, heard = known.meter, known_number(known.meter.heard)
-    return PeerRow(
+def peer_row(known: Known, now: Moment) -> Tuple[Any, ...]:
+    """The columns of a PeerRow."""
+    meter, heard, session = known.meter, known_number(known.meter.heard), known.session
+    return (
         *known.identity,
         known.endpoint,
         known.allowed_ips,
@@ -1814,7 +2018,7 @@ def peer_row(known: Known, now: Moment) -> "PeerRow":
         heard,
         None if heard is None else now.wall - (now.boot - heard),
         meter.sent,
-        known.session.number if known.session is not None else None,
+        None if session is None else session.number,
     )
 
 
@@ -1997,6 +2201,8 @@ class Run:
     """A hook that is running."""
 
     def __init__(self, job: Job, path: str, real: str, timeout_s: int) -> None:
+        import subprocess
+
         self.job = job
         self.said = b""
         self.overdue = False
@@ -2041,8 +2247,9 @@ class Run:
 class HookRunner:
     """Runs the hook without ever being waited for: some at once, in order for each peer."""
 
-    def __init__(self, path: str, timeout_s: int, selector: selectors.BaseSelector) -> None:
-        self.path, self.timeout_s, self.selector = path, timeout_s, selector
+    def __init__(self, path: str, timeout_s: int, poll: "select.poll") -> None:
+        self.path, self.timeout_s, self.poll = path, timeout_s, poll
+        self.readers: Dict[int, Run] = {}  # the runs that may still say something, by their descriptors
         self.waiting: Deque[Job] = deque()
         self.running: Dict[Identity, Run] = {}
         self.marks: Dict[int, int] = {}  # what the store has to be told
@@ -2073,16 +2280,21 @@ class HookRunner:
                 if not why:
                     run = Run(job, self.path, real, self.timeout_s)
                     self.running[(job.iface, job.key)] = run
-                    self.selector.register(run.reader, selectors.EVENT_READ, run)
+                    self.readers[run.reader] = run
+                    self.poll.register(run.reader, select.POLLIN)
                     continue
             except OSError as error:
                 why = reason_of(error)
             self.marks[job.seq] = HOOK_DONE
             yield "" if why == self.unfit else "Hook for %s [%s] could not be run: %s" % (job.kind, job.iface, why)
 
-    def hear(self, run: Run) -> None:
-        if not run.read():
-            self.selector.unregister(run.reader)
+    def hear(self, reader: int) -> None:
+        if not self.readers[reader].read():
+            self.forget(reader)
+
+    def forget(self, reader: int) -> None:
+        if self.readers.pop(reader, None) is not None:
+            self.poll.unregister(reader)
 
     def reap(self) -> Iterator[Run]:
         """The runs that have ended; those that took too long are killed with all their family."""
@@ -2093,10 +2305,9 @@ class HookRunner:
                     run.overdue = True
                     kill_group(run.process.pid)
                 continue
-            while len(run.said) < HOOK_OUTPUT_MAX and select_now(run.reader, selectors.EVENT_READ) and run.read():
+            while len(run.said) < HOOK_OUTPUT_MAX and ready_for(select.POLLIN, run.reader) and run.read():
                 pass
-            if run.reader in self.selector.get_map():
-                self.selector.unregister(run.reader)
+            self.forget(run.reader)
             os.close(run.reader)
             del self.running[identity]
             self.marks[run.job.seq] = HOOK_DONE
@@ -2119,22 +2330,24 @@ class Notifier:
     environment; children would not get them anyway."""
 
     def __init__(self, environment: "os._Environ[str]") -> None:
-        self.address = environment.pop("NOTIFY_SOCKET", "")
+        address = environment.pop("NOTIFY_SOCKET", "")
         usec = environment.pop("WATCHDOG_USEC", "")
         pid = environment.pop("WATCHDOG_PID", "")
         mine = usec.isdigit() and pid in ("", str(os.getpid()))
-        self.watchdog_s = int(usec) / 1e6 if mine and self.address else 0.0
-        if self.address.startswith("@"):
-            self.address = "\0" + self.address[1:]
+        self.watchdog_s = int(usec) / 1e6 if mine and address else 0.0
+        self.send: Optional[Callable[[bytes], object]] = None
+        if address:
+            import socket
+
+            sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            sender.setblocking(False)
+            self.send = lambda data: sender.sendto(data, "\0" + address[1:] if address.startswith("@") else address)
 
     def tell(self, *assignments: str) -> bool:
         """Was it heard, as far as anybody listens?"""
-        if not self.address:
-            return True
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-                sender.setblocking(False)
-                sender.sendto("\n".join(assignments).encode(), self.address)
+            if self.send is not None:
+                self.send("\n".join(assignments).encode())
         except OSError:
             return False  # a service manager that does not listen stops no watcher
         return True
@@ -2188,15 +2401,15 @@ class Monitor:
         store: Optional[Store],
         notifier: Notifier,
     ) -> None:
-        self.settings, self.wg, self.console, self.notifier = settings, wg, console, notifier
+        self.settings, self.console, self.notifier = settings, console, notifier
         self.trail, self.store = trail, store
         self.outbox = Outbox(store, trail)
-        self.selector = selectors.DefaultSelector()
+        self.poll = select.poll()
         self.wakeup = Wakeup()
-        self.selector.register(self.wakeup.reader, selectors.EVENT_READ)
-        self.hooks = HookRunner(settings.on_change_script, settings.script_timeout, self.selector)
+        self.poll.register(self.wakeup.reader, select.POLLIN)
+        self.hooks = HookRunner(settings.on_change_script, settings.script_timeout, self.poll)
         self.table = EMPTY
-        self.memo: Optional[Memo] = None
+        self.memo = Memo()
         self.watched: Optional[Moment] = None  # the last reading of the run before this one
         self.same_boot = True
         self.loaded = False
@@ -2210,7 +2423,7 @@ class Monitor:
         self.counts: Dict[str, int] = dict.fromkeys(
             ("readings", "failed", "events", "skipped", "hooks", "hook failures", "write failures"), 0
         )
-        self.probe: Optional[Probe] = None
+        self.probe = Probe(wg)
         self.stopping = False
         self.ready = False
         self.status = ""  # as the service manager knows it
@@ -2348,9 +2561,7 @@ class Monitor:
                 " after %ds" % (REKEY_AFTER_TIME_S, REKEY_AFTER_TIME_S),
             )
         self.flush()
-        gc.collect()
         gc.freeze()
-        gc.disable()  # nothing here makes cycles; collecting among thousands of peers costs more than a reading
         while not self.stopping:
             self.turn()
         self.finish()
@@ -2426,19 +2637,12 @@ class Monitor:
 
     def turn(self) -> None:
         """Sleep until there is something to do, and do it."""
-        woken = False
-        for key, _ in self.selector.select(max(0.0, self.wake_at() - time.monotonic())):
-            if key.data is not None:
-                self.hooks.hear(key.data)
-            else:
-                woken = True
-        if woken:
-            signals = self.wakeup.signals()
-            self.stopping = bool(signals & {signal.SIGTERM, signal.SIGINT})
-            if signal.SIGHUP in signals:
-                self.reload()
-        if self.probe is not None:
-            self.look_after_probe(self.probe)
+        signals = self.wait(self.wake_at())
+        self.stopping = bool(signals & {signal.SIGTERM, signal.SIGINT})
+        if signal.SIGHUP in signals:
+            self.reload()
+        if self.probe.pid:
+            self.look_after_probe()
         now = time.monotonic()
         if now >= self.grid.next and not self.stopping:
             self.grid.advance(now)
@@ -2458,35 +2662,46 @@ class Monitor:
             self.flush()
         self.mark_hooks()
 
+    def wait(self, until: float) -> Set[int]:
+        """Sleep, but hear what hooks say; the signals that have come."""
+        signals: Set[int] = set()
+        for descriptor, _ in self.poll.poll(milliseconds(until - time.monotonic())):
+            if descriptor == self.wakeup.reader:
+                signals = self.wakeup.signals()
+            else:
+                self.hooks.hear(descriptor)
+        return signals
+
     def wake_at(self) -> float:
         at = min(self.grid.next, self.statistics.next, self.hooks.deadline())
-        if self.probe is not None and not self.probe.overdue:
+        if self.probe.pid and not self.probe.overdue:
             at = min(at, self.probe.deadline)
         if self.notifier.watchdog_s:
             at = min(at, self.fed + self.notifier.watchdog_s / 2)
         return at
 
     def start_reading(self) -> None:
-        if self.probe is not None:
+        if self.probe.pid:
             if self.probe.overdue:
                 self.no_reading("wg still hangs")
             else:
                 self.grid.skipped += 1  # it takes longer than the interval, but not too long
             return
         try:
-            self.probe = Probe(self.wg)
+            self.probe.start()
         except OSError as error:
-            self.no_reading("%s cannot be run: %s" % (self.wg, reason_of(error)))
+            self.no_reading("%s cannot be run: %s" % (self.probe.wg, reason_of(error)))
 
-    def look_after_probe(self, probe: Probe) -> None:
-        if probe.done():
-            self.probe = None
-            output, complaints, why = probe.answer()
-            probe.close()
-            if not probe.overdue:
-                self.no_reading(why) if why else self.take(output, complaints)
-        elif time.monotonic() >= probe.deadline and not probe.overdue:
-            probe.kill()
+    def look_after_probe(self) -> None:
+        answer = self.probe.answer()
+        if answer is not None:
+            if answer.why and not self.probe.overdue:
+                self.no_reading(answer.why)
+            elif not self.probe.overdue:
+                self.take(answer, self.probe.blocks(answer.size))
+            self.probe.clear()
+        elif time.monotonic() >= self.probe.deadline and not self.probe.overdue:
+            self.probe.kill()
             self.no_reading("wg gave no answer within %ds" % WG_TIMEOUT_S)
 
     def no_reading(self, why: str) -> None:
@@ -2497,8 +2712,13 @@ class Monitor:
         self.begin(Trouble("reading", "No reading: %s; peers keep their state" % why, "Readings again", since))
         self.conclude(False)
 
-    def take(self, output: bytes, complaints: str) -> None:
+    def take(self, answer: Answer, blocks: Iterable[bytes]) -> None:
         """A reading, through the whole pipeline."""
+        self.observe(answer, blocks)
+        self.conclude(True)
+
+    def observe(self, answer: Answer, blocks: Iterable[bytes]) -> None:
+        """What a reading says, parsed, decided and told."""
         now = self.reading_at = moment()
         self.counts["readings"] += 1
         self.look_at_clocks(now)
@@ -2506,13 +2726,15 @@ class Monitor:
         if self.watched is not None:
             self.note("WARN", "Not watching from %s to %s" % (stamp(self.watched.wall), stamp(now.wall)))
         before = self.table.sessions
-        reading, self.memo = parse(output, complaints, self.memo, self.table.peers, self.settings, now.boot)
+        reading = parse(blocks, answer.complaints, self.memo, self.table.peers, self.settings, now.boot)
         troubles = troubles_in(reading, self.table, self.settings)
         self.table, events = decide(self.table, reading, now, self.settings)
         if self.watched is not None:
             gap = now.boot - self.watched.boot if self.same_boot else max(0.0, now.wall - self.watched.wall)
             self.table, events = span(self.table, events, before, self.watched, gap)
             self.watched = None
+            if self.store is not None:
+                self.store.stale = True
         self.counts["skipped"] += sum(reading.spoiled.values())
         self.compare_troubles(troubles, reading.interfaces)
         self.counts["events"] += len(events)
@@ -2520,10 +2742,9 @@ class Monitor:
             self.emit(INFORMATION, event.wall, event.kind, event_text(event), event)
         self.debug(
             "Reading: %s of %s online, %d bytes"
-            % (self.table.online, counted(len(self.table.peers), "peer"), len(output))
+            % (self.table.online, counted(len(self.table.peers), "peer"), answer.size)
         )
         self.reading_at = None
-        self.conclude(True)
 
     def conclude(self, read: bool) -> None:
         """The end of a reading, or of the attempt."""
@@ -2580,6 +2801,7 @@ class Monitor:
         if zone != self.zone:
             self.zone = zone
             time.tzset()
+            stamp_of.cache_clear()
 
     def tidy_history(self) -> None:
         if self.steady < STEADY_S:
@@ -2587,7 +2809,7 @@ class Monitor:
         now = moment()
         self.table, names = forget(self.table, now, self.settings.history_days)
         if names:
-            self.memo = None
+            self.memo = Memo()
         if self.store is None or "store" in self.troubles:
             return
         try:
@@ -2686,14 +2908,10 @@ class Monitor:
     def finish(self) -> None:
         """Within 8 s: running hooks get their grace, everything that is known goes to the store."""
         self.notifier.tell("STOPPING=1", "STATUS=Stopping")
-        if self.probe is not None:
-            self.probe.kill()
+        self.probe.kill()
         deadline = time.monotonic() + HOOK_GRACE_S
         while self.hooks.running and time.monotonic() < deadline:
-            for key, _ in self.selector.select(max(0.0, min(deadline, self.hooks.deadline()) - time.monotonic())):
-                if key.data is not None:
-                    self.hooks.hear(key.data)
-            self.wakeup.signals()
+            self.wait(min(deadline, self.hooks.deadline()))
             self.reap_hooks()
         left = len(self.hooks.running) + len(self.hooks.waiting)
         self.hooks.kill()
@@ -2932,6 +3150,7 @@ def build_parser() -> Any:
         epilog="'check' tells whether settings, wg, permissions, paths and hook are fit, and ends. Exit codes: 0 done,"
         " 1 failure, 2 wrong usage or settings, 4 not permitted, 5 wg is not installed.",
         allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=100),
     )
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version="wg_monitor " + VERSION)
@@ -2985,6 +3204,7 @@ def check(flags: Mapping[str, Optional[str]], environment: Mapping[str, str]) ->
 
 def watch(flags: Mapping[str, Optional[str]], environment: Mapping[str, str]) -> int:
     """The daemon. Everything that the administrator can have got wrong is refused before anything is touched."""
+    gc.disable()  # nothing here makes cycles; collecting among thousands of peers costs more than a reading
     settings = parse_settings(flags, environment)
     judge_permission()
     path = place_of_trail(settings)

@@ -167,10 +167,11 @@ def tell_truth(path: str) -> None:
     answer = wg_monitor.Probe.answer
 
     def answer_(self: wg_monitor.Probe) -> Any:
-        output, complaints, why = answer(self)
-        if not why:
-            write(descriptor, b"%s %s\n" % (base64.b64encode(output), base64.b64encode(complaints.encode())))
-        return output, complaints, why
+        said = answer(self)
+        if said is not None and not said.why:
+            output = b"".join(self.blocks(said.size))
+            write(descriptor, b"%s %s\n" % (base64.b64encode(output), base64.b64encode(said.complaints.encode())))
+        return said
 
     wg_monitor.Probe.answer = answer_  # type: ignore[method-assign]
 

@@ -18,7 +18,7 @@ import pytest
 import device
 import wg_monitor
 from harness import Place, lines_of, need, texts
-from values import START, P, chosen, dump, ids
+from values import START, P, chosen, dump, give, ids
 from wg_monitor import DAY_S, Console, Moment, Monitor, Notifier, Store, Trail
 
 HOUR_S, YEAR_S = 3600, 365 * DAY_S
@@ -57,7 +57,7 @@ class Machine:
             self.live()
             assert self.monitor is not None
             shown = int(self.handshake) - START.wall
-            self.monitor.take(dump("wg0", P("ann", shook=shown, rx=self.received)).encode(), "")
+            give(self.monitor, dump("wg0", P("ann", shook=shown, rx=self.received)))
 
     def sleep(self, seconds: int) -> None:
         """Suspended: both clocks go on, nothing runs."""
@@ -74,7 +74,6 @@ class Machine:
     def stop(self) -> None:
         if self.monitor is not None:
             self.monitor.finish()
-            self.monitor.selector.close()
             os.close(self.monitor.wakeup.reader)
             os.close(signal.set_wakeup_fd(-1))
             self.monitor = None

@@ -17,6 +17,7 @@ from wg_monitor import (
     Mark,
     Meter,
     Moment,
+    Peers,
     Reading,
     Session,
     Table,
@@ -495,7 +496,7 @@ class Call(NamedTuple):
 
 
 METER = Meter(identity("wg0", "alice"), 10, 20)
-KNOWN = Known(identity("wg0", "alice"), "", "", 1000, 1000, 77.0, None, METER)
+KNOWN = Known(identity("wg0", "alice"), "", "", 1000, 1000, 77.0, b"", METER)
 UP, DOWN = Interface(True, 0.0, START.wall), Interface(False, 0.0, START.wall)
 DAY = 86_400.0
 
@@ -506,12 +507,12 @@ def table(**interfaces: Interface) -> Table:
 
 
 def interfaces(*names: str) -> Reading:
-    return Reading(frozenset(names), [], None)
+    return Reading(frozenset(names), Peers(), None)
 
 
 def with_session(name: str, number: int, unwatched: float = 0.0) -> Known:
-    session = Session(number, 1000.0, -50.0, 1, 2, "here", unwatched)
-    return KNOWN._replace(identity=identity("wg0", name), session=session)
+    session = Session(number, 1000.0, -50.0, 1, 2, unwatched, "here")
+    return KNOWN._replace(identity=identity("wg0", name), packed=session.packed())
 
 
 def ended(number: int, last_seen: float, unwatched: float = 0.0) -> Event:

@@ -1,7 +1,7 @@
 """The hook runner, the notifier and the console, against real processes, sockets and pipes."""
 
 import os
-import selectors
+import select
 import signal
 import socket
 import stat
@@ -31,8 +31,8 @@ class Hooks:
         self.path = Path(self.directory.name)
         self.script = self.path / "hook"
         self.log = self.path / "log"
-        self.selector = selectors.DefaultSelector()
-        self.runner = HookRunner(str(self.script), 30, self.selector)
+        self.poll = select.poll()
+        self.runner = HookRunner(str(self.script), 30, self.poll)
         self.ended: List[Run] = []
         self.complaints: List[str] = []
         self.seq = 0
@@ -48,8 +48,8 @@ class Hooks:
     def turn(self) -> None:
         """As the monitor does, but for the rest that it does."""
         self.complaints += self.runner.start()
-        for ready, _ in self.selector.select(0.02):
-            self.runner.hear(ready.data)
+        for reader, _ in self.poll.poll(20):
+            self.runner.hear(reader)
         self.ended += self.runner.reap()
 
     def logged(self) -> int:
@@ -80,7 +80,6 @@ class Hooks:
         self.runner.kill()
         self.runner.waiting.clear()
         self.run_out()
-        self.selector.close()
         self.directory.cleanup()
 
 

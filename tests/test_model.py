@@ -19,7 +19,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 import pytest
 
 import wg_monitor
-from values import START, P, chosen, dump, interface_line, key, peer_line, scale, unreadable
+from values import START, P, blocks, chosen, dump, give, interface_line, key, peer_line, read, scale, unreadable
 from wg_monitor import EMPTY, EVENT_KINDS, NEVER, Identity, Memo, Moment, Settings, Table
 
 HISTORIES = max(1, int(100 * scale()))
@@ -426,7 +426,6 @@ class Run:
         self.store = wg_monitor.Store(directory + "/state.db")
         notifier = wg_monitor.Notifier({})  # type: ignore[arg-type]
         self.monitor = wg_monitor.Monitor(settings, "/no/wg", Silent(""), self.trail, self.store, notifier)
-        self.stack.callback(self.monitor.selector.close)
         self.stack.callback(os.close, self.monitor.wakeup.reader)
         self.stack.callback(lambda: os.close(signal.set_wakeup_fd(-1)))
         for number, handler in handlers.items():
@@ -513,7 +512,7 @@ class History:
                 gap = now.boot - self.watched.boot if self.same_boot else max(0.0, now.wall - self.watched.wall)
                 self.truth.take_gap(gap, self.watched)
                 self.watched = None
-            run.monitor.take(sample.text.encode(), sample.complaints)
+            give(run.monitor, sample.text, sample.complaints)
             told = next(self.trail)
             assert in_order(narrowed(told, expected)) == in_order(expected)
             for event in told:
@@ -586,10 +585,10 @@ def test_sessions_of_interfaces_that_are_not_watched_any_more_end_unknown(monkey
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         for names, seconds in (((), 40), (("wg0",), 70), ((), 100)):  # type: Tuple[str, ...], int
             run = Run(directory, chosen(log_format="json", interface=frozenset(names)))
-            run.monitor.take(both.encode(), "")
+            give(run.monitor, both)
             world.boot = START.boot + seconds
             both = both.replace("\t0\t0\toff", "\t9\t0\toff")
-            run.monitor.take(both.encode(), "")
+            give(run.monitor, both)
             run.end(politely=True)
         told = [json.loads(line) for line in Path(directory, "trail").read_text().splitlines()]
         events = [(event["event"], event["interface"], event.get("new", False)) for event in told if "peer" in event]
@@ -619,7 +618,7 @@ def test_without_steps_of_the_clock_the_true_ages_decide(seed: int) -> None:
         for _ in range(chance.choice((0, 1, 5))):
             world.live()
         sample, now = world.sample(faults=False), world.now
-        reading, memo = wg_monitor.parse(sample.text.encode(), "", memo, table.peers, settings, now.boot)
+        reading, memo = read(sample.text, "", table, memo, now.boot, settings)
         table, _ = wg_monitor.decide(table, reading, now, settings)
         assert set(table.peers) >= {(link, key(name)) for link, members in world.links.items() for name in members}
         for identity, known in table.peers.items():
@@ -646,7 +645,7 @@ def test_what_is_skimmed_is_what_is_parsed_whole(seed: int, liveness: str) -> No
     if chance.random() < 0.2:
         settings = settings._replace(interface=frozenset(("wg0",)))
     table = EMPTY
-    memo: Optional[Memo] = None
+    memo = Memo()
     skimmed = 0
     for _ in range(READINGS):
         world.wait(20, 100)
@@ -656,10 +655,11 @@ def test_what_is_skimmed_is_what_is_parsed_whole(seed: int, liveness: str) -> No
             world.live()
         sample, now = world.sample(faults=chance.random() < 0.2), world.now
         output, whole = sample.text.encode(), copy.deepcopy(table)
-        reading, memo = wg_monitor.parse(output, sample.complaints, memo, table.peers, settings, now.boot)
+        text = blocks(output, chance.choice((1, 300, 3000)))
+        reading = wg_monitor.parse(text, sample.complaints, memo, table.peers, settings, now.boot)
         skimmed += reading.present is None
         table, events = wg_monitor.decide(table, reading, now, settings)
-        reading, _ = wg_monitor.parse(output, sample.complaints, None, whole.peers, settings, now.boot)
+        reading = wg_monitor.parse([output] if output else [], sample.complaints, Memo(), whole.peers, settings, now.boot)
         whole, same_events = wg_monitor.decide(whole, reading, now, settings)
         assert plain(table) == plain(whole)
         assert sorted(map(wg_monitor.event_text, events)) == sorted(map(wg_monitor.event_text, same_events))

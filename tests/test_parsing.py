@@ -1,5 +1,6 @@
 """What becomes of the text of `wg`: good lines become values, bad ones are counted, secrets end here."""
 
+from array import array
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set
 
 import pytest
@@ -13,6 +14,7 @@ from values import (
     START,
     P,
     at,
+    blocks,
     chosen,
     dump,
     identity,
@@ -158,7 +160,7 @@ def test_the_name_in_a_spoiled_line_may_be_the_end_of_a_key() -> None:
 def test_bytes_that_are_no_text_spoil_their_own_line_only() -> None:
     for spoiled in (b"\xff", b"wg0\t\xff\xfe\n"[:-1], b"\x00", b"wg0\t" + bytes(range(11, 256))):
         text = WG0.encode() + spoiled + b"\n" + BOB.encode()
-        reading, _ = wg_monitor.parse(text, "", None, {}, chosen(), START.boot)
+        reading = wg_monitor.parse(blocks(text), "", Memo(), {}, chosen(), START.boot)
         assert [peer.identity for peer in reading.peers] == [identity("wg0", "bob")]
         assert sum(reading.spoiled.values()) == 1
 
@@ -245,10 +247,12 @@ class Watch:
 
     def take(self, text: str, complaints: str = "", **changes: Any) -> List[str]:
         self.seconds += 30
-        now, before = at(self.seconds), self.memo
+        now, before = at(self.seconds), dict(self.memo.blocks) if self.memo else None
         reading, self.memo = read(text, complaints, self.table, self.memo, now.boot, chosen(**changes))
         self.table, _ = wg_monitor.decide(self.table, reading, now, chosen(**changes))
-        how = ["same"] if before and self.memo is before else ["skimmed"] if reading.present is None else ["whole"]
+        how = ["whole"]
+        if reading.present is None:
+            how = ["same"] if before == self.memo.blocks else ["skimmed"]
         return how + [name_of(peer.identity[1]) for peer in reading.peers]
 
 
@@ -327,11 +331,13 @@ def everything(value: Any) -> List[str]:
     """All text in a value and in what it is made of."""
     if isinstance(value, (str, bytes)):
         return [value if isinstance(value, str) else value.decode("latin-1")]
-    if isinstance(value, wg_monitor.Meter):
+    if isinstance(value, (wg_monitor.Meter, wg_monitor.Memo)):
         return everything([getattr(value, name) for name in value.__slots__])
+    if isinstance(value, wg_monitor.Peers):
+        return everything(value.columns)
     if isinstance(value, dict):
         return everything(list(value.items()))
-    if isinstance(value, (tuple, list, set, frozenset)):
+    if isinstance(value, (tuple, list, set, frozenset, array)):
         return [text for part in value for text in everything(part)]
     assert value is None or isinstance(value, (bool, int, float)), value
     return []

@@ -25,15 +25,15 @@ def clock(text: str) -> int:
     return TEN - 36_000 + hours * 3600 + minutes * 60 + seconds
 
 
-SESSION = Session(7, clock("10:01:25"), 0.0, 0, 0, "192.0.2.1:5", 0.0)
+SESSION = Session(7, clock("10:01:25"), 0.0, 0, 0, 0.0, "192.0.2.1:5")
 ENDED = Ended(7, clock("10:01:25"), clock("10:30:00") + 0.5, 1715.5, 2**62, 42, "192.0.2.1:5", 60.4, "unreachable")
 
 
 def peer(handshake: str = "10:01:25", session: Optional[Session] = None, **changes: Any) -> Known:
     shook = clock(handshake) if handshake else 0
-    known = Known(
-        ("wg0", KEY), "192.168.1.50:51820", "10.0.0.1/32", shook, shook, 0.0, session, Meter(("wg0", KEY), 0, 0)
-    )
+    packed = session.packed() if session else b""
+    meter = Meter(("wg0", KEY), 0, 0)
+    known = Known(meter.identity, "192.168.1.50:51820", "10.0.0.1/32", shook, shook, 0.0, packed, meter)
     return known._replace(**changes)
 
 

@@ -16,6 +16,7 @@ import pytest
 import device
 import wg_monitor
 from harness import MODULE, PROJECT, Place, lines_of, need, scaled, wait_for
+from values import blocks
 
 PEERS = 1_000
 CALM = ("--threshold", "31536000")  # nobody goes offline by ageing
@@ -40,6 +41,11 @@ class Dump:
         for i in range(0, len(self.peers), every):
             self.peers[i] = self.peers[i]._replace(handshake=self.peers[i].handshake + 120)
 
+    def roam(self, every: int) -> None:
+        for i in range(0, len(self.peers), every):
+            port = int(self.peers[i].endpoint.rpartition(":")[2])
+            self.peers[i] = self.peers[i]._replace(endpoint="198.51.100.1:%d" % (port ^ 1))
+
     def text(self) -> bytes:
         lines = ["wg0\t%s\t%s\t51820\toff" % (device.PRIVATE_KEY, device.key("the device's public key"))]
         for p in self.peers:
@@ -52,17 +58,26 @@ def nothing(dump: Dump) -> None:
     pass
 
 
+def dump_after(change: Callable[[Dump], object]) -> Dump:
+    dump = Dump()
+    change(dump)
+    return dump
+
+
 @pytest.mark.parametrize(
     ("change", "in_full"),
     [
         pytest.param(nothing, 0, id="quiet: no line"),
         pytest.param(lambda dump: dump.move(10), 0, id="one in ten moves bytes: no line"),
         pytest.param(lambda dump: dump.move(1), 0, id="all move bytes: no line"),
-        pytest.param(lambda dump: dump.shake_hands(4), PEERS // 4, id="one in four shakes hands: theirs"),
-        pytest.param(lambda dump: dump.peers.pop(), PEERS - 1, id="one peer fewer: all that are left"),
+        pytest.param(lambda dump: dump.shake_hands(4), 0, id="one in four shakes hands: no line"),
+        pytest.param(lambda dump: dump.roam(4), PEERS // 4, id="one in four has another endpoint: theirs"),
+        pytest.param(lambda dump: dump.peers.append(device.peer(PEERS, 5)), 1, id="a peer is added: its own"),
+        pytest.param(lambda dump: dump.peers.pop(), 0, id="the last peer is gone: no line"),
+        pytest.param(lambda dump: dump.peers.pop(PEERS // 2), PEERS - PEERS // 2, id="a peer is gone: all after it"),
     ],
 )
-def test_only_lines_that_say_more_than_new_counters_are_parsed_in_full(
+def test_only_lines_that_say_more_than_counters_and_handshakes_are_parsed_in_full(
     change: Callable[[Dump], object], in_full: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
@@ -75,13 +90,13 @@ def test_only_lines_that_say_more_than_new_counters_are_parsed_in_full(
 
     monkeypatch.setattr(wg_monitor, "parse_peer", counting)
     settings = wg_monitor.parse_settings({}, {})
-    again = in_full < PEERS // 2  # a change that can happen at every reading
-    dump, table, memo = Dump(), wg_monitor.EMPTY, None  # type: Dump, wg_monitor.Table, Optional[wg_monitor.Memo]
+    again = len(dump_after(change).peers) == PEERS  # a change that can happen at every reading
+    dump, table, memo = Dump(), wg_monitor.EMPTY, wg_monitor.Memo()
     found = []
     for number in range(6):
         now = wg_monitor.Moment(1_700_000_010.0 + number, 1_000.0 + number)
         calls = 0
-        reading, memo = wg_monitor.parse(dump.text(), "", memo, table.peers, settings, now.boot)
+        reading = wg_monitor.parse(blocks(dump.text(), 64 << 10), "", memo, table.peers, settings, now.boot)
         found.append(calls)
         table, _ = wg_monitor.decide(table, reading, now, settings)
         if number == 2 or number > 2 and number < 5 and again:
@@ -182,8 +197,8 @@ class Interval:
         calls = [line for line in lines if re.match(r"\w+\(", line)]
         waits = [line for line in calls if re.match(r"(epoll_p?wait2?|poll|ppoll|p?select6?)\(", line)]
         self.names = collections.Counter(line.partition("(")[0] for line in calls)
-        self.slept_out = sum(line.rstrip().endswith("= 0") for line in waits)
-        self.woken = sum(re.search(r"= [1-9]\d*$", line.rstrip()) is not None for line in waits)
+        self.slept_out = sum(re.search(r"= 0( \(Timeout\))?$", line.rstrip()) is not None for line in waits)
+        self.woken = sum(re.search(r"\)\s+= [1-9]\d*( |$)", line.rstrip()) is not None for line in waits)
 
 
 def intervals(log: Path) -> List[Interval]:
@@ -226,10 +241,10 @@ def parse_and_hurry(*arguments):
     return parse_settings(*arguments)._replace(interval={interval!r})
 
 def start_and_count(monitor):
-    now, before = time.monotonic(), monitor.probe
+    now, before = time.monotonic(), monitor.probe.pid
     skipped = monitor.grid.skipped
     start_reading(monitor)
-    if monitor.probe is before:
+    if monitor.probe.pid == before:
         return  # wg still runs: this one is skipped, too
     slots.append(((now - monitor.started) / {interval!r}, skipped))
     if len(slots) == {count}:

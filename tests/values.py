@@ -26,19 +26,24 @@ def scale() -> float:
     return float(os.environ.get("WG_MONITOR_TEST_SCALE") or default)
 
 
+def set_zone() -> None:
+    time.tzset()
+    wg_monitor.stamp_of.cache_clear()
+
+
 @contextmanager
 def zone(name: str) -> Iterator[None]:
     """Local time as it is there."""
     before = os.environ.get("TZ")
     os.environ["TZ"] = name
-    time.tzset()
+    set_zone()
     try:
         yield
     finally:
         del os.environ["TZ"]
         if before is not None:
             os.environ["TZ"] = before
-        time.tzset()
+        set_zone()
 
 
 def key(name: str) -> str:
@@ -96,8 +101,24 @@ def read(
     memo: Optional[Memo] = None,
     boot: float = START.boot,
     settings: Optional[Settings] = None,
-) -> Tuple[Reading, Optional[Memo]]:
-    return wg_monitor.parse(text.encode(), complaints, memo, table.peers, settings or chosen(), boot)
+) -> Tuple[Reading, Memo]:
+    memo = memo or Memo()
+    return wg_monitor.parse(blocks(text.encode()), complaints, memo, table.peers, settings or chosen(), boot), memo
+
+
+def give(monitor: wg_monitor.Monitor, text: str, complaints: str = "") -> None:
+    """A reading, as if `wg` had said that."""
+    monitor.take(wg_monitor.Answer(len(text), complaints, ""), blocks(text.encode()))
+
+
+def blocks(text: bytes, size: int = 300) -> List[bytes]:
+    """Whole lines, each time at least so many bytes of them: the monitor reads 64 KiB at once."""
+    found: List[bytes] = []
+    while text:
+        end = text.index(b"\n", min(size, len(text)) - 1) + 1
+        found.append(text[:end])
+        text = text[end:]
+    return found
 
 
 def told(event: Event) -> str:
