@@ -229,11 +229,18 @@ lay_program() {
     if put wg_monitor.py $PROGRAM_DIR/wg_monitor.py 0755; then
         program_changed=yes
     fi
+    # Not the module itself: Python compiles a script at each start, which takes longer than all else, but a module once.
     cat >"$scratch/command" <<END
-#!/bin/sh
-exec $PYTHON -I $PROGRAM_DIR/wg_monitor.py "\$@"
+#!$PYTHON -IS
+import sys
+sys.path.append("$PROGRAM_DIR")
+from wg_monitor import main
+sys.exit(main())
 END
     put "$scratch/command" $COMMAND 0755 || :
+    if [ -z "$DESTDIR" ] && [ -x $PYTHON ]; then
+        try $PYTHON -IS -m compileall -q $PROGRAM_DIR/wg_monitor.py || warn "not compiled: it starts more slowly"
+    fi
     if [ -e wg-monitor.8 ]; then
         put wg-monitor.8 $MANUAL 0644 || :
     fi
@@ -370,7 +377,7 @@ uninstall_all() {
     fi
     remove "$DESTDIR$UNIT_DIR/wg-monitor.service" "$DESTDIR$UNIT_DIR/wg-monitor@.service" "$DESTDIR$COMMAND" \
         "$DESTDIR$MANUAL" "$DESTDIR$ROTATION.dpkg-dist" "$DESTDIR$DEFAULTS.dpkg-dist" \
-        "$DESTDIR$PROGRAM_DIR/wg_monitor.py" "$DESTDIR$PROGRAM_DIR/shipped"
+        "$DESTDIR$PROGRAM_DIR/wg_monitor.py" "$DESTDIR$PROGRAM_DIR/__pycache__" "$DESTDIR$PROGRAM_DIR/shipped"
     # Hooks that somebody put beside the program stay.
     for directory in $PROGRAM_DIR "${MANUAL%/*}"; do
         [ ! -d "$DESTDIR$directory" ] || try rmdir "$DESTDIR$directory" 2>/dev/null || :

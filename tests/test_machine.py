@@ -166,7 +166,7 @@ def test_uninstall_leaves_what_it_says_and_purge_nothing(bare: Machine) -> None:
     assert left == kept
     assert before <= files(bare)
     assert bare.run("systemctl", "list-units", "--all", "--no-legend", "wg-monitor*.service").stdout == ""
-    assert bare.run("pgrep", "--full", "wg_monitor.py", check=False).stdout == ""
+    assert bare.run("pgrep", "--full", "bin/wg-monitor", check=False).stdout == ""
 
     bare.run(INSTALL, "--uninstall", "--purge")
     assert files(bare) == before
