@@ -1812,6 +1812,9 @@ class Store:
         every = every or self.stale
         events = [record.event for record in records if record.event is not None]
         touched = sorted(event.peer.identity for event in events if event.peer is not None)
+        for identity in touched:
+            if identity in table.peers:
+                table.peers[identity].meter.moved = True
         changed = self.changed(table, touched, every)
         watched = table.last or self.watched
         complete = table.last.boot if every and table.last is not None else self.complete

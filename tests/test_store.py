@@ -206,6 +206,15 @@ def test_a_restart_in_the_same_boot_finds_everything_as_it_was(path: Path) -> No
         assert watcher.see(dump("wg0", ONLINE._replace(rx=10, tx=5), P("bob", endpoint="", ips="")), at(101)) == []
 
 
+@pytest.mark.parametrize("every", [False, True], ids=["by its event", "by a checkpoint"])
+def test_a_peer_that_went_offline_without_a_new_line_is_saved_as_offline(path: Path, every: bool) -> None:
+    with Watcher(path) as watcher:
+        watcher.see(TWO, at(0), every=True)
+        (event,) = watcher.see(TWO, at(200), every=every)
+        assert told(event) == "OFFLINE wg0 ann idle"
+    assert query(path, "SELECT session FROM peers ORDER BY public_key") == [(None,), (None,)]
+
+
 def test_a_session_goes_on_over_a_restart_and_ends_with_all_its_bytes(path: Path) -> None:
     with Watcher(path) as watcher:
         watcher.see(dump("wg0", ONLINE), at(0))
