@@ -570,6 +570,7 @@ class Parser:
         self.present: Optional[Set[Identity]] = None  # None = so far the same peers as before
         self.interfaces: Set[str] = set()
         self.spoiled: Dict[str, int] = {}
+        self.vouched: FrozenSet[str] = frozenset()  # once it is asked for
 
     def take(self, lines: List[bytes], first: int, block: Optional[Block]) -> int:
         """The lines from number `first` on; how many of them have moved."""
@@ -638,7 +639,7 @@ class Parser:
                             memo.heads[first + number] = hash(head)
                             moved += 1
                             continue
-                if not meter.identity[1] and hash(line) == digest:
+                if not meter.identity[1] and hash(line + b"\n") == digest:
                     continue  # an interface's own line, as it was
                 parsed = parse_peer(line)
                 if parsed is None or parsed.identity != meter.identity:
@@ -666,27 +667,29 @@ class Parser:
             match = LINE_START.match(line)
             name = match.group(1).decode() if match else ""
             if name and wanted and name not in wanted:
-                self.memo.add(None, b"", b"")
+                self.memo.add(None, b"\n", b"\n")
                 continue
             if name not in self.interfaces and INTERFACE_LINE.fullmatch(line):
                 self.interfaces.add(name)
                 self.memo.interfaces = frozenset(self.interfaces)
-                self.memo.add(Meter((name, ""), 0, 0), line, b"")
+                self.memo.add(Meter((name, ""), 0, 0), line + b"\n", b"\n")  # digests that no part of a line can have
                 continue
             facts = parse_peer(line) if name in self.interfaces else None
             if facts is None or facts.identity in self.present:
-                whose = name if name in self.interfaces or self.vouched(name) else ""
+                whose = self.believed(name)
                 self.spoiled[whose] = self.spoiled.get(whose, 0) + 1
-                self.memo.add(None, b"", b"")
+                self.memo.add(None, b"\n", b"\n")
                 continue
             meter = meet(facts, self.known.get(facts.identity), self.peers, self.boot)
             self.present.add(meter.identity)
             head = line.rsplit(b"\t", 3)[0]
             self.memo.add(meter, head, head.rpartition(b"\t")[0])
 
-    def vouched(self, name: str) -> bool:
+    def believed(self, name: str) -> str:
         """What stands where a name should is only believed where something vouches for it: it may be the end of a key."""
-        return name in self.settings.interface or any(identity[0] == name for identity in self.known)
+        if not self.vouched:
+            self.vouched = self.settings.interface | {identity[0] for identity in self.known}
+        return name if name in self.interfaces or name in self.vouched else ""
 
 
 # Peers that shook hands in the same second share one number, instead of 32 bytes each.
@@ -1279,9 +1282,14 @@ class Probe:
                 wanted *= 2  # one line is longer than that
 
     def clear(self) -> None:
-        """Nothing of what it said is left."""
-        os.ftruncate(self.output, 0)
-        os.ftruncate(self.errors, 0)
+        """Nothing of what it said is left. What had to be killed may have left somebody behind who still writes."""
+        if self.overdue:
+            os.close(self.output)
+            os.close(self.errors)
+            self.output = self.errors = -1
+        else:
+            os.ftruncate(self.output, 0)
+            os.ftruncate(self.errors, 0)
 
     def kill(self) -> None:
         if self.pid:
@@ -1770,6 +1778,8 @@ class Store:
             row = PeerRow(*columns[:width])
             if not wanted or row.interface in wanted:
                 session = None if columns[width] is None else Session(*columns[width:])
+                if session is not None and None in session:
+                    raise StoreFault("a row has a foreign shape", damaged=True)
                 known = known_from(row, session, rebooted)
                 peers[known.identity] = known
         interfaces = {

@@ -312,6 +312,16 @@ def test_a_change_of_an_interface_s_own_line_has_all_parsed() -> None:
     assert watched(A).take(dump("wg0", A).replace("51820\toff", "51821\toff", 1))[0] == "whole"
 
 
+@pytest.mark.parametrize("liveness", ["handshake", "traffic"])
+@pytest.mark.parametrize("line", ["1700000000\t1\t2\toff\n", WG0[:-1] + "\t1\t2\toff\n"], ids=["cut down", "grown longer"])
+def test_an_interface_s_own_line_that_looks_like_a_peer_s_is_spoiled(line: str, liveness: str) -> None:
+    settings = chosen(liveness=liveness)
+    reading, memo = read(dump("wg0", A), settings=settings)
+    table, _ = wg_monitor.decide(EMPTY, reading, START, settings)
+    reading, _ = read(line + peer_line("wg0", A), "", table, memo, at(30).boot, settings)
+    assert sum(reading.spoiled.values()) == 2, "and its peer's, before which no interface's stands any more"
+
+
 # --- Secrets ------------------------------------------------------------------------------------------------------
 
 

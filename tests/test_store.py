@@ -419,11 +419,24 @@ def replace(path: Path, statement: str) -> None:
     query(path, statement)
 
 
+def break_session(path: Path) -> None:
+    """An open session with nothing where its beginning should be, as a flipped bit may leave it."""
+    with closing(sqlite3.connect(str(path))) as database:
+        (sql,) = database.execute("SELECT sql FROM sqlite_master WHERE name = 'sessions'").fetchone()
+        database.execute("PRAGMA writable_schema = ON")
+        lenient = sql.replace("start REAL NOT NULL", "start REAL")
+        database.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'sessions'", (lenient,))
+        database.commit()
+    query(path, "INSERT INTO sessions VALUES (9, 'wg0', '', NULL, 0.0, 0, 0, '', 0.0, NULL, NULL, NULL, NULL, NULL, NULL)")
+    query(path, "UPDATE peers SET session = 9")
+
+
 DAMAGES: Dict[str, Callable[[Path], object]] = {
     "not a database": lambda path: path.write_bytes(b"this is a letter to my aunt\n" * 300),
     "garbage after its header": garble,
     "another program's database": lambda path: replace(path, "CREATE TABLE peers (a)"),
     "a database of our version without our tables": lambda path: replace(path, "PRAGMA user_version = %d" % SCHEMA),
+    "an open session without its beginning": break_session,
     "rows that are none of ours": lambda path: query(path, "UPDATE monitor SET inode = 'seven'"),
 }
 
