@@ -2343,24 +2343,28 @@ class Notifier:
     environment; children would not get them anyway."""
 
     def __init__(self, environment: "os._Environ[str]") -> None:
-        address = environment.pop("NOTIFY_SOCKET", "")
+        self.address = environment.pop("NOTIFY_SOCKET", "")
         usec = environment.pop("WATCHDOG_USEC", "")
         pid = environment.pop("WATCHDOG_PID", "")
         mine = usec.isdigit() and pid in ("", str(os.getpid()))
-        self.watchdog_s = int(usec) / 1e6 if mine and address else 0.0
-        self.send: Optional[Callable[[bytes], object]] = None
-        if address:
+        self.watchdog_s = int(usec) / 1e6 if mine and self.address else 0.0
+        if self.address.startswith("@"):
+            self.address = "\0" + self.address[1:]
+        if self.address:
+            # Not at the first word to it: what an import leaves among the objects of a reading keeps their memory.
             import socket
 
-            sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            sender.setblocking(False)
-            self.send = lambda data: sender.sendto(data, "\0" + address[1:] if address.startswith("@") else address)
+            self.socket = socket
 
     def tell(self, *assignments: str) -> bool:
         """Was it heard, as far as anybody listens?"""
+        if not self.address:
+            return True
+        socket = self.socket
         try:
-            if self.send is not None:
-                self.send("\n".join(assignments).encode())
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                sender.setblocking(False)
+                sender.sendto("\n".join(assignments).encode(), self.address)
         except OSError:
             return False  # a service manager that does not listen stops no watcher
         return True
