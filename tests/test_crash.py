@@ -143,7 +143,8 @@ class Rotation:
         self.thread.join()
         rotated = sorted(self.trail.parent.glob("wg_monitor.log.*"))
         assert rotated
-        return b"".join(path.read_bytes() for path in [*rotated, self.trail])
+        # After the last rotation there may have been no line, and so no file.
+        return b"".join(path.read_bytes() for path in [*rotated, self.trail] if path.exists())
 
 
 # --- What has to be told, computed afresh from what `wg` printed --------------------------------------------------
