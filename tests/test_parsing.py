@@ -1,5 +1,6 @@
 """What becomes of the text of `wg`: good lines become values, bad ones are counted, secrets end here."""
 
+import os
 from array import array
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set
 
@@ -313,13 +314,37 @@ def test_a_change_of_an_interface_s_own_line_has_all_parsed() -> None:
 
 
 @pytest.mark.parametrize("liveness", ["handshake", "traffic"])
-@pytest.mark.parametrize("line", ["1700000000\t1\t2\toff\n", WG0[:-1] + "\t1\t2\toff\n"], ids=["cut down", "grown longer"])
+@pytest.mark.parametrize(
+    "line", ["1700000000\t1\t2\toff\n", WG0[:-1] + "\t1\t2\toff\n"], ids=["cut down", "grown longer"]
+)
 def test_an_interface_s_own_line_that_looks_like_a_peer_s_is_spoiled(line: str, liveness: str) -> None:
     settings = chosen(liveness=liveness)
     reading, memo = read(dump("wg0", A), settings=settings)
     table, _ = wg_monitor.decide(EMPTY, reading, START, settings)
     reading, _ = read(line + peer_line("wg0", A), "", table, memo, at(30).boot, settings)
     assert sum(reading.spoiled.values()) == 2, "and its peer's, before which no interface's stands any more"
+
+
+def test_the_output_is_read_in_blocks_of_whole_lines() -> None:
+    long = P("carol", ips=",".join(["fd00::/64"] * 20_000))
+    text = dump("wg0", *(P("peer%d" % number) for number in range(1_000)), long, B).encode()
+    probe = wg_monitor.Probe("/no/wg")
+    probe.output, probe.errors = wg_monitor.anonymous_file(), wg_monitor.anonymous_file()
+    try:
+        for _ in range(2):  # what is read next has nothing of what was read before
+            os.write(probe.output, text)
+            found = list(probe.blocks(len(text)))
+            assert b"".join(found) == text
+            assert all(block.endswith(b"\n") for block in found)
+            longer = [block for block in found if len(block) > wg_monitor.BLOCK]
+            assert longer == [block for block in found if b"carol" in block]
+            assert len(found) > 2
+            probe.clear()
+            assert os.fstat(probe.output).st_size == 0
+            text = WG0.encode() * 2_000
+    finally:
+        os.close(probe.output)
+        os.close(probe.errors)
 
 
 # --- Secrets ------------------------------------------------------------------------------------------------------
