@@ -760,7 +760,7 @@ def place(handshake: int, before: Optional[Known], read: float, now: Moment) -> 
 
 @lru_cache(maxsize=512)
 def difference(boot: float, age: float) -> float:
-    """One number for all peers of the same second, as above."""
+    """Peers that shook hands in the same second share this number, too."""
     return boot - age
 
 
@@ -1641,7 +1641,7 @@ class Store:
         self.written = 0  # lines are written in order, so that one number marks every event that the trail has
         self.watched = Moment(0.0, 0.0)  # the last reading
         self.stale = True  # its rows may lack more than what moved: another boot's, or another database's
-        self.complete = NEVER  # boot time of that
+        self.complete = NEVER  # boot time at which its rows last lacked nothing
         self.boot_id = boot_id()
         self.lock = -1
         try:
