@@ -75,6 +75,7 @@ HOOK_OUTPUT_MAX = 4096  # bytes
 HOOK_GRACE_S = 5
 ENDPOINTS_MAX = 32  # the last ones of a session: a peer that roams for months stays bounded
 LINES_AT_ONCE = 256  # in one write; a storm's in one would be megabytes, of which the C library keeps what it was given
+LINES_IN_BATCH = 10_000  # that the store is told of at once
 BACKLOG_MAX = 100_000  # lines kept in memory while the trail cannot be written
 CONSOLE_PATIENCE_S = 0.5
 LOCKED_S = 0.1  # we are the only writer: another lock on the database is a stranger's, and he is not waited for
@@ -287,7 +288,6 @@ class Ended(NamedTuple):
 class Known(NamedTuple):
     """What is remembered of a peer between readings. Online means: it has a session."""
 
-    identity: Identity
     endpoint: str
     allowed_ips: str
     handshake: int  # as last printed; 0 = never, or not since the interface was made anew
@@ -295,6 +295,10 @@ class Known(NamedTuple):
     made: float  # boot time at which `handshake` is placed
     packed: bytes  # its session; b"" = it has none
     meter: Meter
+
+    @property
+    def identity(self) -> Identity:
+        return self.meter.identity
 
     @property
     def session(self) -> Optional[Session]:
@@ -734,7 +738,7 @@ def meet(facts: Facts, before: Optional[Known], peers: Peers, boot: float) -> Me
     meter.count(facts.rx, facts.tx, boot)
     if before is not None and facts.handshake != before.handshake:
         meter.sent = facts.tx
-    if before is None or facts[1:4] != before[1:4]:
+    if before is None or facts[1:4] != before[:3]:
         meter.moved = True
     peers.add(meter, facts.endpoint, facts.allowed_ips, facts.handshake, *mark)
     return meter
@@ -845,12 +849,9 @@ def follow(before: Optional[Known], peer: Peer, read: float, number: int, now: M
     """What is known of a peer after a reading, of which `before` was known."""
     made = place(peer.handshake, before, read, now)
     if before is None:
-        new = Known(
-            peer.identity, peer.endpoint, peer.allowed_ips, peer.handshake, peer.handshake, made, b"", peer.meter
-        )
+        new = Known(peer.endpoint, peer.allowed_ips, peer.handshake, peer.handshake, made, b"", peer.meter)
         return settle(new, peer, number, now, settings)
     after = Known(
-        before.identity,
         # An interface made anew has forgotten it; people still ask from where the peer had been connected.
         peer.endpoint or before.endpoint,
         peer.allowed_ips,
@@ -1889,12 +1890,12 @@ class Store:
             rows = [(mark, seq) for seq, mark in marks.items()]
             self.transact([("UPDATE events SET hook = ? WHERE seq = ?", rows)], durable=False)
 
-    def unwritten(self, upto: int, limit: int) -> List[Tuple[int, bytes]]:
+    def unwritten(self, upto: int, limit: int) -> Tuple[List[int], List[bytes]]:
+        """The next lines for the trail: their numbers, and themselves."""
         query = "SELECT seq, line FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
-        found: List[Tuple[int, bytes]] = []
         with self.faults():
-            found += self.rows("ib", query, self.written, upto, limit)
-        return found
+            found = list(self.rows("ib", query, self.written, upto, limit))
+        return [seq for seq, _ in found], [line for _, line in found]
 
     def prune(self, before: float) -> None:
         """Forget a little of the history that is older than wall clock `before`."""
@@ -1986,7 +1987,7 @@ def known_from(row: PeerRow, session: Optional[Session], rebooted: Optional[Mome
         if session is not None:
             session = session._replace(began=zero + session.start)
     packed = b"" if session is None else session.packed()
-    return Known(meter.identity, row.endpoint, row.allowed_ips, row.handshake, row.shown, made, packed, meter)
+    return Known(row.endpoint, row.allowed_ips, row.handshake, row.shown, made, packed, meter)
 
 
 def ended_meanwhile(events: Iterable[Event], table: Table) -> Iterator[Known]:
@@ -2093,31 +2094,32 @@ class Outbox:
         self.saved = self.limit
         self.tidy()
 
-    def batch(self) -> List[Tuple[int, bytes]]:
-        """The next lines for the trail."""
+    def batch(self) -> Tuple[List[int], List[bytes]]:
+        """The next lines for the trail: their numbers, and themselves."""
         first = self.lines[0].seq if self.lines else self.seq + 1
         if self.store is not None and self.written + 1 < first:
-            older = self.store.unwritten(first - 1, 10_000)
-            if older:
+            older = self.store.unwritten(first - 1, LINES_IN_BATCH)
+            if older[0]:
                 return older
             self.written = first - 1
         ahead = (record for record in self.lines if self.written < record.seq <= self.limit)
-        return [(record.seq, record.line) for record in islice(ahead, 10_000)]
+        records = list(islice(ahead, LINES_IN_BATCH))
+        return [record.seq for record in records], [record.line for record in records]
 
     def write(self) -> None:
         """To the trail, all there is. Errors: OSError where the trail, StoreFault where the store cannot."""
         fault: Optional[StoreFault] = None
         while self.trail is not None:
-            batch = self.batch()
-            if not batch:
+            numbers, lines = self.batch()
+            if not lines:
                 break
             position = self.trail.position()
             if self.store is not None and self.store.position != position:
                 fault = self.mark(position) or fault  # before a byte is written: a crash looks for it there
-            done, error = self.trail.write([line for _, line in batch])
+            done, error = self.trail.write(lines)
             if done:
-                self.written = batch[done - 1][0]
-                size = position.size + sum(len(line) for _, line in batch[:done])
+                self.written = numbers[done - 1]
+                size = position.size + sum(map(len, lines[:done]))
                 fault = self.mark(position._replace(size=size)) or fault
                 self.tidy()
             if error is not None:
@@ -2141,23 +2143,23 @@ class Outbox:
         if store is None or self.trail is None or store.position is None:
             return ""
         try:
-            pending = store.unwritten(self.seq, BACKLOG_MAX)
+            numbers, lines = store.unwritten(self.seq, BACKLOG_MAX)
         except StoreFault:
             return ""  # told when it is used next
-        if not pending:
+        if not lines:
             return ""
         try:
             descriptor = find_inode(os.path.dirname(self.trail.path), store.position)
             if descriptor < 0:
-                return "%s may stand twice: the file that the trail was is gone" % counted(len(pending), "line")
+                return "%s may stand twice: the file that the trail was is gone" % counted(len(lines), "line")
             try:
-                struck = self.trail.resume(descriptor, store.position.size, [line for _, line in pending])
+                struck = self.trail.resume(descriptor, store.position.size, lines)
             finally:
                 os.close(descriptor)
         except OSError as error:
-            return "%s may stand twice: %s" % (counted(len(pending), "line"), reason_of(error))
+            return "%s may stand twice: %s" % (counted(len(lines), "line"), reason_of(error))
         if struck:
-            self.written = store.written = pending[struck - 1][0]
+            self.written = store.written = numbers[struck - 1]
         return ""
 
 

@@ -1,5 +1,6 @@
 """The table of events, the rules of time and the ends of sessions, case by case; and that no branch is left out."""
 
+from functools import lru_cache
 from typing import Any, List, Mapping, NamedTuple, Tuple
 
 import pytest
@@ -495,14 +496,19 @@ class Call(NamedTuple):
     answer: Any
 
 
-METER = Meter(identity("wg0", "alice"), 10, 20)
-KNOWN = Known(identity("wg0", "alice"), "", "", 1000, 1000, 77.0, b"", METER)
+@lru_cache(maxsize=None)
+def meter_of(iface: str, name: str) -> Meter:
+    return Meter(identity(iface, name), 10, 20)
+
+
+METER = meter_of("wg0", "alice")
+KNOWN = Known("", "", 1000, 1000, 77.0, b"", METER)
 UP, DOWN = Interface(True, 0.0, START.wall), Interface(False, 0.0, START.wall)
 DAY = 86_400.0
 
 
 def table(**interfaces: Interface) -> Table:
-    known = {identity(name, "alice"): KNOWN._replace(identity=identity(name, "alice")) for name in interfaces}
+    known = {identity(name, "alice"): KNOWN._replace(meter=meter_of(name, "alice")) for name in interfaces}
     return EMPTY._replace(peers=known, interfaces=interfaces, last=START)
 
 
@@ -512,7 +518,7 @@ def interfaces(*names: str) -> Reading:
 
 def with_session(name: str, number: int, unwatched: float = 0.0) -> Known:
     session = Session(number, 1000.0, -50.0, 1, 2, unwatched, "here")
-    return KNOWN._replace(identity=identity("wg0", name), packed=session.packed())
+    return KNOWN._replace(meter=meter_of("wg0", name), packed=session.packed())
 
 
 def ended(number: int, last_seen: float, unwatched: float = 0.0) -> Event:

@@ -33,7 +33,7 @@ def peer(handshake: str = "10:01:25", session: Optional[Session] = None, **chang
     shook = clock(handshake) if handshake else 0
     packed = session.packed() if session else b""
     meter = Meter(("wg0", KEY), 0, 0)
-    known = Known(meter.identity, "192.168.1.50:51820", "10.0.0.1/32", shook, shook, 0.0, packed, meter)
+    known = Known("192.168.1.50:51820", "10.0.0.1/32", shook, shook, 0.0, packed, meter)
     return known._replace(**changes)
 
 
