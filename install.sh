@@ -230,9 +230,11 @@ lay_program() {
         program_changed=yes
     fi
     # Not the module itself: Python compiles a script at each start, which takes longer than all else, but a module once.
+    # What imports make is never garbage: looking for some among it takes a twentieth of the start.
     cat >"$scratch/command" <<END
 #!$PYTHON -IS
-import sys
+import gc, sys
+gc.disable()
 sys.path.append("$PROGRAM_DIR")
 from wg_monitor import main
 sys.exit(main())

@@ -2588,9 +2588,8 @@ class Monitor:
                 "A threshold of %ds or less makes healthy peers flap: a WireGuard session in use shakes hands anew only"
                 " after %ds" % (REKEY_AFTER_TIME_S, REKEY_AFTER_TIME_S),
             )
-        self.flush()
         gc.freeze()
-        while not self.stopping:
+        while not self.stopping:  # the first turn writes these lines while `wg` runs
             self.turn()
         self.finish()
         return 0
@@ -3155,13 +3154,12 @@ def fit_script(settings: Settings) -> str:
     return settings.on_change_script
 
 
-def judge_permission() -> str:
-    """Who the daemon is, where that is enough. Errors: Refusal."""
+def judge_permission() -> None:
+    """Errors: Refusal."""
     with open("/proc/self/status") as file:
         capabilities = int(re.search(r"^CapEff:\s*([0-9a-f]+)$", file.read(), re.M).group(1), 16)  # type: ignore[union-attr]
     if os.geteuid() != 0 and not capabilities >> CAP_NET_ADMIN & 1:
         raise Refusal("WireGuard is shown to root only: run it with sudo", EXIT_NOT_PERMITTED)
-    return user_name(os.geteuid())
 
 
 def build_parser() -> Any:
@@ -3219,8 +3217,12 @@ def check(flags: Mapping[str, Optional[str]], environment: Mapping[str, str]) ->
         settings = parse_settings(flags, environment)
         return started_text(settings).partition(" | ")[2]
 
+    def look_at_permission() -> str:
+        judge_permission()
+        return user_name(os.geteuid())
+
     judge("settings", look_at_settings)
-    judge("permission", judge_permission)
+    judge("permission", look_at_permission)
     judge("wg", find_wg)
     if settings is not None:
         known = settings

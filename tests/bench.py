@@ -43,6 +43,7 @@ from device import Device, answer, peer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODULE = os.path.join(os.path.dirname(HERE), "wg_monitor.py")
+INSTALLER = os.path.join(os.path.dirname(HERE), "install.sh")
 SOCKETS = "/run/wireguard"
 WG = shutil.which("wg", path="/usr/bin:/usr/sbin:/bin:/sbin") or ""
 WG_COMMAND = [WG, "show", "all", "dump"]
@@ -293,14 +294,16 @@ class Daemon:
 
 
 class Place:
-    """Where it all happens: a folder, and the module compiled into it."""
+    """Where it all happens: a folder, the module compiled into it, and the command as install.sh lays it."""
 
     def __init__(self, module: str) -> None:
         self.folder = tempfile.mkdtemp(prefix="wg-monitor-bench-", dir="/tmp")
         shutil.copy(module, self.folder + "/wg_monitor.py")
         py_compile.compile(self.folder + "/wg_monitor.py", doraise=True)
-        start = "import sys; sys.path.append(%r); from wg_monitor import main; sys.exit(main())" % self.folder
-        self.command = [sys.executable, "-IS", "-c", start]
+        with open(INSTALLER) as installer, open(self.folder + "/wg-monitor", "w") as command:
+            text = installer.read().partition('>"$scratch/command" <<END\n')[2].partition("END\n")[0]
+            command.write(text.replace("$PROGRAM_DIR", self.folder))
+        self.command = [sys.executable, "-IS", command.name]
 
     def close(self) -> None:
         shutil.rmtree(self.folder)
