@@ -81,6 +81,8 @@ CONSOLE_PATIENCE_S = 0.5
 LOCKED_S = 0.1  # we are the only writer: another lock on the database is a stranger's, and he is not waited for
 CHECKPOINT_S = 300
 PRUNE_ROWS = 5000  # a checkpoint forgets this much history at most, so that no reading waits for it
+AHEAD_PAGES = 1000  # SQLite's own
+CACHED_ROWS = 1000  # what SQLite keeps in memory of a transaction with more is given back
 STEADY_S = 86_400  # history is only forgotten by a wall clock that has run this long without a step
 DAY_S = 86_400
 REKEY_AFTER_TIME_S = 120  # WireGuard's protocol: a session in use shakes hands anew after this long
@@ -190,21 +192,20 @@ class Peer(NamedTuple):
 
 
 class Peers:
-    """The peers of a reading, in a list for each field: a tuple for each peer would leave holes in memory between
+    """The peers of a reading, their fields in one list: a tuple for each peer would leave holes in memory between
     what stays, 200 bytes a peer that a first reading is never rid of."""
 
     def __init__(self) -> None:
-        self.columns: Tuple[List[Any], ...] = tuple([] for _ in Peer._fields)
+        self.fields: List[Any] = []
 
     def add(self, *fields: Any) -> None:
-        for column, field in zip(self.columns, fields):
-            column.append(field)
+        self.fields += fields
 
     def __iter__(self) -> Iterator[Peer]:
-        return map(Peer._make, zip(*self.columns))
+        return map(Peer._make, zip(*[iter(self.fields)] * len(Peer._fields)))
 
     def __len__(self) -> int:
-        return len(self.columns[0])
+        return len(self.fields) // len(Peer._fields)
 
 
 class Reading(NamedTuple):
@@ -269,7 +270,11 @@ class Session(NamedTuple):
 
     @classmethod
     def unpacked(cls, packed: bytes) -> "Session":
-        return cls._make((*SESSION_FIGURES.unpack_from(packed), packed[SESSION_FIGURES.size :].decode()))
+        return cls._make(cls.fields_of(packed))
+
+    @staticmethod
+    def fields_of(packed: bytes) -> Tuple[Any, ...]:
+        return (*SESSION_FIGURES.unpack_from(packed), packed[SESSION_FIGURES.size :].decode())
 
 
 class Ended(NamedTuple):
@@ -792,9 +797,10 @@ def other_ips(before: str, after: str) -> bool:
     return before != after and set(before.split(",")) != set(after.split(","))
 
 
-def end_session(known: Known, mark: Union[Mark, Peer], reason: str, now: Moment) -> Optional[Ended]:
+def end_session(
+    session: Optional[Session], known: Known, mark: Union[Mark, Peer], reason: str, now: Moment
+) -> Optional[Ended]:
     """The figures of a peer's session at its last sign of life, the handshake or received bytes."""
-    session = known.session
     if session is None:
         return None
     last = max(known.made, mark.heard, session.began)
@@ -858,21 +864,16 @@ def with_endpoint(known: Known) -> Known:
 
 def follow(before: Optional[Known], peer: Peer, read: float, number: int, now: Moment, settings: Settings) -> Known:
     """What is known of a peer after a reading, of which `before` was known."""
-    made = place(peer.handshake, before, read, now)
-    if before is None:
-        new = Known(peer.endpoint, peer.allowed_ips, peer.handshake, peer.handshake, made, b"", peer.meter)
-        return settle(new, peer, number, now, settings)
-    after = Known(
+    endpoint, shown, packed = peer.endpoint, peer.handshake, b""
+    if before is not None:
         # An interface made anew has forgotten it; people still ask from where the peer had been connected.
-        peer.endpoint or before.endpoint,
-        peer.allowed_ips,
-        peer.handshake,
-        peer.handshake or before.shown,
-        made,
-        before.packed,
-        peer.meter,
-    )
+        endpoint = endpoint or before.endpoint
+        shown, packed = shown or before.shown, before.packed
+    made = place(peer.handshake, before, read, now)
+    after = Known(endpoint, peer.allowed_ips, peer.handshake, shown, made, packed, peer.meter)
     after = settle(after, peer, number, now, settings)
+    if before is None:
+        return after
     if moved_on(before, after):
         after = with_endpoint(after)
     return before if after == before else after  # keeps memory as it was
@@ -887,9 +888,9 @@ def compare(before: Optional[Known], after: Known, mark: Union[Mark, Peer], now:
         yield Event("ONLINE", now.wall, iface, after)
     elif before.packed and not after.packed:
         if after.handshake == 0:  # what was counted since is not this session's any more
-            ended = end_session(before, mark, "reset", now)
+            ended = end_session(before.session, before, mark, "reset", now)
         else:
-            ended = end_session(after._replace(packed=before.packed), after.meter.mark(), silence(after), now)
+            ended = end_session(before.session, after, after.meter.mark(), silence(after), now)
         yield Event("OFFLINE", now.wall, iface, after, ended=ended)
     elif before.endpoint and moved_on(before, after):
         yield Event("ROAMING", now.wall, iface, after, before=before.endpoint)
@@ -935,7 +936,7 @@ def decide(table: Table, reading: Reading, now: Moment, settings: Settings) -> T
 
     for known in [k for k in peers.values() if k.packed and k.identity[0] in down]:
         after = peers[known.identity] = known._replace(packed=b"")
-        ended = end_session(known, known.meter.mark(), "interface-down", now)
+        ended = end_session(known.session, known, known.meter.mark(), "interface-down", now)
         events.append(Event("OFFLINE", now.wall, known.identity[0], after, ended=ended))
 
     if reading.present is not None:
@@ -944,23 +945,28 @@ def decide(table: Table, reading: Reading, now: Moment, settings: Settings) -> T
                 unseen.add(identity)  # its line may be one of the spoiled ones
                 continue
             known = peers.pop(identity)
-            ended = end_session(known, known.meter.mark(), "removed", now)
+            ended = end_session(known.session, known, known.meter.mark(), "removed", now)
             events.append(Event("REMOVED", now.wall, identity[0], known._replace(packed=b""), ended=ended))
 
+    befores: List[Optional[Known]] = []
+    afters: List[Known] = []
     for peer in reading.peers:
         identity = peer.meter.identity
         iface = table.interfaces.get(identity[0])
         read = iface.read if iface is not None else NEVER
         before = peers.get(identity)
         after = follow(before, peer, read, sessions + 1, now, settings)
+        befores.append(before)
+        afters.append(after)
         if after is not before:
             peers[identity] = after
         if after.packed:
             sessions += before is None or not before.packed
             due = min(due, last_sign(after.made, after.meter.heard, settings) + settings.threshold)
     # Not in the loop above: what goes with the events would leave holes in memory between what stays.
-    for peer in reading.peers:
-        events += compare(table.peers.get(peer.meter.identity), peers[peer.meter.identity], peer, now)
+    for peer, before, after in zip(reading.peers, befores, afters):
+        if after is not before:
+            events += compare(before, after, peer, now)
 
     if ageing:
         due = float("inf")
@@ -1554,7 +1560,7 @@ def find_inode(directory: str, position: Position) -> int:
 
 # --- Effects: the store -------------------------------------------------------------------------------------------
 
-SCHEMA = 1
+SCHEMA = 2
 
 # Plain SQL that SQLite 3.27 knows. Times are seconds; `wall` since the epoch, `boot` since the machine's start.
 # Inodes and devices are text: they have 64 bits without a sign, which SQLite's integers lack.
@@ -1584,6 +1590,12 @@ MIGRATIONS = (
         hook INTEGER NOT NULL, line BLOB NOT NULL);
     CREATE INDEX events_due ON events (seq) WHERE hook = 1;
     CREATE INDEX events_by_time ON events (wall);
+    """,
+    # Each entry of an index is a tenth of what a storm costs: none is made for a session that goes on.
+    """
+    DROP INDEX sessions_open;
+    DROP INDEX sessions_ended;
+    CREATE INDEX sessions_ended ON sessions (detected) WHERE detected IS NOT NULL;
     """,
 )
 
@@ -1686,16 +1698,16 @@ class Store:
             self.database = sqlite3.connect(self.path, timeout=LOCKED_S, isolation_level=None)
             self.inode = os.stat(self.path).st_ino
             os.chmod(self.path, 0o600)
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -512"):
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -2000"):
                 self.database.execute("PRAGMA " + pragma).fetchall()
             version = self.database.execute("PRAGMA user_version").fetchone()[0]
             if version < 0:
                 raise StoreFault("its version is no version", damaged=True)
             if version > SCHEMA:
                 raise Refusal("STATE_PATH: %s was written by a newer wg_monitor" % self.path, EXIT_FAILURE)
-            for number in range(version, SCHEMA):
-                statements = [part for part in MIGRATIONS[number].split(";") if part.strip()]
-                self.transact([(s, None) for s in [*statements, "PRAGMA user_version = %d" % (number + 1)]])
+            if version < SCHEMA:
+                statements = [part for part in ";".join(MIGRATIONS[version:SCHEMA]).split(";") if part.strip()]
+                self.transact([(s, None) for s in [*statements, "PRAGMA user_version = %d" % SCHEMA]])
 
     @contextmanager
     def faults(self) -> Iterator[None]:
@@ -1730,12 +1742,17 @@ class Store:
             yield row
 
     def transact(
-        self, statements: Iterable[Tuple[str, Optional[Iterable[Sequence[Any]]]]], durable: bool = True
+        self,
+        statements: Iterable[Tuple[str, Optional[Iterable[Sequence[Any]]]]],
+        durable: bool = True,
+        ahead: int = AHEAD_PAGES,
     ) -> None:
-        """All or nothing. `durable` survives a power failure as soon as this returns."""
+        """All or nothing. `durable` survives a power failure as soon as this returns. What was written ahead goes
+        into the database itself as soon as it is more than `ahead` pages."""
         if self.database is None or self.failed:
             raise StoreFault("it is not open")
         self.database.execute("PRAGMA synchronous = " + ("FULL" if durable else "NORMAL"))
+        self.database.execute("PRAGMA wal_autocheckpoint = %d" % ahead)
         self.database.execute("BEGIN IMMEDIATE")
         try:
             for statement, rows in statements:
@@ -1832,7 +1849,7 @@ class Store:
         `every`: all peers that have changed since they were saved, not only those of the events."""
         every = every or self.stale
         events = [record.event for record in records if record.event is not None]
-        touched = sorted(event.peer.identity for event in events if event.peer is not None)
+        touched = sorted(event.peer.meter.identity for event in events if event.peer is not None)
         for identity in touched:
             if identity in table.peers:
                 table.peers[identity].meter.moved = True
@@ -1866,8 +1883,11 @@ class Store:
                     ),
                     ("INSERT OR REPLACE INTO interfaces VALUES (?,?,?,?)", interface_rows(table)),
                     ("INSERT OR REPLACE INTO monitor VALUES (1,?,?,?,?,?,?,?,?,?)", [monitor]),
-                ]
+                ],
+                ahead=10 * AHEAD_PAGES,  # the lines of a storm do not wait for that: `mark_trail` sees to it after them
             )
+            if self.database is not None and (every or len(changed) > CACHED_ROWS):
+                self.database.execute("PRAGMA shrink_memory")
         self.watched, self.complete = watched, complete
         if every:
             self.stale = False
@@ -1971,7 +1991,7 @@ def event_row(record: Record) -> Tuple[Any, ...]:
         record.seq,
         record.wall,
         event.kind,
-        *peer.identity,
+        *peer.meter.identity,
         peer.endpoint,
         peer.allowed_ips,
         peer.shown,
@@ -2003,7 +2023,7 @@ def ended_meanwhile(events: Iterable[Event], table: Table) -> Iterator[Known]:
     """Peers as they were in sessions that have ended before they could be saved."""
     for event in events:
         if event.peer is not None and event.peer.packed:
-            known = table.peers.get(event.peer.identity)
+            known = table.peers.get(event.peer.meter.identity)
             if known is None or known.packed != event.peer.packed:
                 yield event.peer
 
@@ -2011,9 +2031,8 @@ def ended_meanwhile(events: Iterable[Event], table: Table) -> Iterator[Known]:
 def session_rows(peers: Iterable[Known]) -> Iterator[Tuple[Any, ...]]:
     """Their open sessions. A later row takes an earlier one's place."""
     for known in peers:
-        session = known.session
-        if session is not None:
-            yield (*session, *known.identity)
+        if known.packed:
+            yield (*Session.fields_of(known.packed), *known.meter.identity)
 
 
 def ended_rows(events: Iterable[Event]) -> Iterator[Tuple[Any, ...]]:
@@ -2028,7 +2047,7 @@ def peer_row(known: Known, now: Moment) -> Tuple[Any, ...]:
     """The columns of a PeerRow."""
     meter, heard = known.meter, known_number(known.meter.heard)
     return (
-        *known.identity,
+        *meter.identity,
         known.endpoint,
         known.allowed_ips,
         known.handshake,

@@ -503,6 +503,7 @@ def meter_of(iface: str, name: str) -> Meter:
 
 METER = meter_of("wg0", "alice")
 KNOWN = Known("", "", 1000, 1000, 77.0, b"", METER)
+SESSION = Session(1, 1000.0, -50.0, 1, 2, 0.0, "here")
 UP, DOWN = Interface(True, 0.0, START.wall), Interface(False, 0.0, START.wall)
 DAY = 86_400.0
 
@@ -517,7 +518,7 @@ def interfaces(*names: str) -> Reading:
 
 
 def with_session(name: str, number: int, unwatched: float = 0.0) -> Known:
-    session = Session(number, 1000.0, -50.0, 1, 2, unwatched, "here")
+    session = SESSION._replace(number=number, unwatched=unwatched)
     return KNOWN._replace(meter=meter_of("wg0", name), packed=session.packed())
 
 
@@ -552,17 +553,17 @@ CALLS = [
     Call("allowed IPs in another order are no others", "other_ips", ("a,b", "b,a"), False),
     Call("more allowed IPs are others", "other_ips", ("a", "a,b"), True),
     Call("none are others than some", "other_ips", ("", "a"), True),
-    Call("nobody without a session ends one", "end_session", (KNOWN, METER.mark(), "idle", at(0)), None),
+    Call("nobody without a session ends one", "end_session", (None, KNOWN, METER.mark(), "idle", at(0)), None),
     Call(
         "a session that ended before this boot is dated by its own clock",
         "end_session",
-        (with_session("alice", 1)._replace(made=-40.0), Mark(11, 22, -20.0), "idle", Moment(9e8, 30.0)),
+        (SESSION, KNOWN._replace(made=-40.0), Mark(11, 22, -20.0), "idle", Moment(9e8, 30.0)),
         Ended(1, 1000.0, 1030.0, 30.0, 10, 20, "here", 0.0, "idle"),
     ),
     Call(
         "a session whose last sign of life is not in its beginning is dated by the clock of now",
         "end_session",
-        (with_session("alice", 1), Mark(0, 0, 90.0), "idle", Moment(5000.0, 100.0)),
+        (SESSION, KNOWN, Mark(0, 0, 90.0), "idle", Moment(5000.0, 100.0)),
         Ended(1, 1000.0, 4990.0, 140.0, 0, 0, "here", 0.0, "idle"),
     ),
     Call(

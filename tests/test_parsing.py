@@ -369,7 +369,7 @@ def everything(value: Any) -> List[str]:
     if isinstance(value, (wg_monitor.Meter, wg_monitor.Memo)):
         return everything([getattr(value, name) for name in value.__slots__])
     if isinstance(value, wg_monitor.Peers):
-        return everything(value.columns)
+        return everything(value.fields)
     if isinstance(value, dict):
         return everything(list(value.items()))
     if isinstance(value, (tuple, list, set, frozenset, array)):

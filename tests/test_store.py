@@ -129,6 +129,8 @@ def test_each_older_version_is_brought_up_to_date(path: Path) -> None:
 
 
 def test_a_migration_that_is_cut_short_did_not_happen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Watcher(path):
+        pass
     monkeypatch.setattr(wg_monitor, "MIGRATIONS", (*MIGRATIONS, "CREATE TABLE one (a); CREATE TABLE one (a)"))
     monkeypatch.setattr(wg_monitor, "SCHEMA", SCHEMA + 1)
     store = Store(str(path))
