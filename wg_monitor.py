@@ -82,7 +82,6 @@ LOCKED_S = 0.1  # we are the only writer: another lock on the database is a stra
 CHECKPOINT_S = 300
 PRUNE_ROWS = 5000  # a checkpoint forgets this much history at most, so that no reading waits for it
 AHEAD_PAGES = 1000  # SQLite's own
-CACHED_ROWS = 1000  # what SQLite keeps in memory of a transaction with more is given back
 STEADY_S = 86_400  # history is only forgotten by a wall clock that has run this long without a step
 DAY_S = 86_400
 REKEY_AFTER_TIME_S = 120  # WireGuard's protocol: a session in use shakes hands anew after this long
@@ -1698,7 +1697,7 @@ class Store:
             self.database = sqlite3.connect(self.path, timeout=LOCKED_S, isolation_level=None)
             self.inode = os.stat(self.path).st_ino
             os.chmod(self.path, 0o600)
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -2000"):
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -750"):
                 self.database.execute("PRAGMA " + pragma).fetchall()
             version = self.database.execute("PRAGMA user_version").fetchone()[0]
             if version < 0:
@@ -1886,8 +1885,6 @@ class Store:
                 ],
                 ahead=10 * AHEAD_PAGES,  # the lines of a storm do not wait for that: `mark_trail` sees to it after them
             )
-            if self.database is not None and (every or len(changed) > CACHED_ROWS):
-                self.database.execute("PRAGMA shrink_memory")
         self.watched, self.complete = watched, complete
         if every:
             self.stale = False
