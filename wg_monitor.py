@@ -853,7 +853,7 @@ def settle(known: Known, mark: Union[Mark, Peer], number: int, now: Moment, sett
 
 def moved_on(before: Known, after: Known) -> bool:
     """Is an online peer heard from another address? A change of port alone is none."""
-    if not before.packed or not after.packed or before.endpoint == after.endpoint:
+    if before.endpoint == after.endpoint or not before.packed or not after.packed:
         return False
     return address(before.endpoint) != address(after.endpoint)
 
@@ -939,7 +939,7 @@ def decide(table: Table, reading: Reading, now: Moment, settings: Settings) -> T
     sessions, due = table.sessions, table.due
     unseen: Set[Identity] = set()
 
-    for known in [k for k in peers.values() if k.packed and k.identity[0] in down]:
+    for known in [k for k in peers.values() if k.packed and k.identity[0] in down] if down else ():
         after = peers[known.identity] = known._replace(packed=b"")
         ended = end_session(known.session, known, known.meter.mark(), "interface-down", now)
         events.append(Event("OFFLINE", now.wall, known.identity[0], after, ended=ended))

@@ -315,6 +315,16 @@ def test_a_hanging_wg_is_killed_with_its_family_and_asked_again(place: Place) ->
     wait_for("the end of all", lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
 
 
+def test_the_start_is_told_while_the_first_wg_runs(place: Place) -> None:
+    gate = place.path / "gate"
+    place.wg("while [ ! -e %s ]; do sleep 0.05; done" % gate)
+    monitor = place.start()
+    monitor.match("Monitor started .*")
+    gate.touch()
+    assert monitor.stop() == 0
+    assert not monitor.trail()[1:-1]
+
+
 def test_a_hung_device_hangs_the_real_wg_and_not_the_monitor(place: Place) -> None:
     one = peer(1, now())
     device = place.device(peers=[one])

@@ -227,6 +227,24 @@ def test_an_idle_reading_takes_few_system_calls_and_one_wake_up_of_its_own(place
         assert sum(interval.names.values()) <= 45, interval.names
 
 
+def test_the_lines_of_a_storm_do_not_wait_until_the_store_is_tidied(place: Place) -> None:
+    """What SQLite writes ahead goes into the database after they are in the trail."""
+    need("wg", "unshare", "strace")
+    log, count = place.path / "strace", 8_000
+    wg0 = place.device("wg0", device.crowd(count, int(time.time())))
+    wrapper = "strace -D -y -s 0 -e trace=write,pwrite64 -o %s" % log
+    daemon = place.start(*CALM, "--state-path", str(store_folder(place) / "state.db"), wrapper=wrapper)
+    daemon.await_("all peers in the trail", lambda: len(daemon.trail()) == count + 1)
+    wg0.settle()
+    assert daemon.stop() == 0
+    written = [match.group(1) for match in map(re.compile(r"p?write\w*\(\d+<.*/(\S+)>,").match, lines_of(log)) if match]
+    ahead = [number for number, name in enumerate(written) if name == "state.db-wal"]
+    to_trail = [number for number, name in enumerate(written) if name == place.trail.name]
+    to_store = [number for number, name in enumerate(written) if name == "state.db" and number > to_trail[0]]
+    assert len(ahead) > 2 * wg_monitor.AHEAD_PAGES and len(to_trail) > count // wg_monitor.LINES_AT_ONCE
+    assert to_store and max(to_trail[:-1]) < min(to_store), "all but the last line, that of the end"
+
+
 # --- The schedule -------------------------------------------------------------------------------------------------
 
 INTERVAL_S = 1 / 64
