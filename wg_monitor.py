@@ -1727,7 +1727,7 @@ class Store:
         except (sqlite3.OperationalError, sqlite3.IntegrityError, OSError) as error:
             self.failed = True
             # The tables are not ours: SQLite tells that in the words of a fault that passes.
-            foreign = re.match("no such (table|column)|table .* (has|already)", str(error)) is not None
+            foreign = re.match("no such (table|column|index)|(table|index) .* (has|already)", str(error)) is not None
             raise StoreFault(reason_of(error), damaged=foreign) from None
         except (sqlite3.Error, ValueError, ArithmeticError) as error:
             # SQLite's "malformed" and "not a database" arrive as plain DatabaseError, damaged numbers as the others.
@@ -1849,7 +1849,9 @@ class Store:
                 ]
             )
 
-    def save(self, records: Sequence[Record], table: Table, now: Moment, every: bool, steady: float) -> None:
+    def save(
+        self, records: Sequence[Record], table: Table, now: Moment, every: bool, steady: float, ahead: int = AHEAD_PAGES
+    ) -> None:
         """One transaction: lines with their events, what they changed, and where the trail will take them up.
         `every`: all peers that have changed since they were saved, not only those of the events."""
         every = every or self.stale
@@ -1894,7 +1896,7 @@ class Store:
                     ("INSERT OR REPLACE INTO interfaces VALUES (?,?,?,?)", interface_rows(table)),
                     ("INSERT OR REPLACE INTO monitor VALUES (1,?,?,?,?,?,?,?,?,?)", [monitor]),
                 ],
-                ahead=10 * AHEAD_PAGES,  # the lines of a storm do not wait for that: `mark_trail` sees to it after them
+                ahead=ahead,
             )
         self.watched, self.complete = watched, complete
         if every:
@@ -2113,12 +2115,15 @@ class Outbox:
         """To the store, together with where the trail stands. Errors: StoreFault."""
         if self.store is None:
             return
+        records, ahead = self.unsaved(), AHEAD_PAGES
         try:
             self.store.position = self.trail.position() if self.trail else None
+            if self.trail and records and self.written >= self.saved:
+                ahead *= 10  # the lines of a storm do not wait for that: the next mark of the trail sees to it
         except OSError:
             pass  # where it stood before; `write` reports it
         self.store.written = self.written
-        self.store.save(self.unsaved(), table, now, every, steady)
+        self.store.save(records, table, now, every, steady, ahead)
         self.saved = self.limit
         self.tidy()
 

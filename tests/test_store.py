@@ -438,6 +438,8 @@ DAMAGES: Dict[str, Callable[[Path], object]] = {
     "garbage after its header": garble,
     "another program's database": lambda path: replace(path, "CREATE TABLE peers (a)"),
     "a database of our version without our tables": lambda path: replace(path, "PRAGMA user_version = %d" % SCHEMA),
+    "a database of our version that says an older one": lambda path: query(path, "PRAGMA user_version = 1"),
+    "a database of our version that says none": lambda path: query(path, "PRAGMA user_version = 0"),
     "an open session without its beginning": break_session,
     "rows that are none of ours": lambda path: query(path, "UPDATE monitor SET inode = 'seven'"),
 }

@@ -1,5 +1,6 @@
 """The trail and the outbox before it, against real files and file systems."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -456,6 +457,32 @@ def test_lines_leave_memory_once_they_are_written(trail: Trail) -> None:
     pass_on(outbox)
     assert not outbox.lines
     assert numbers_in(Path(trail.path)) == list(range(1, 25_001))
+
+
+UNTOLD = ("nothing to tell", "another monitor's trail", "a trail that is gone", "a trail that is full")
+
+
+@pytest.mark.parametrize("why", UNTOLD)
+def test_what_the_store_writes_ahead_stays_bounded_where_no_line_reaches_the_trail(
+    trail: Trail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    outbox = Outbox(Store(str(tmp_path / "state.db")), None if why == UNTOLD[1] else trail)
+    assert outbox.store is not None
+    outbox.store.open()
+    if why == UNTOLD[2]:
+        trail.path = str(tmp_path / "later" / "trail.log")
+    monkeypatch.setattr(trail, "write", lambda lines: (0, OSError(errno.ENOSPC, "full")))
+    for number in range(1, 2_001 if why == UNTOLD[0] else 401):
+        if why != UNTOLD[0]:
+            outbox.seq = number
+            outbox.put(record(number, "x" * 20_000))
+        try:
+            pass_on(outbox)
+        except OSError:
+            assert why in UNTOLD[2:]
+    pages = os.stat(str(tmp_path / "state.db-wal")).st_size // 4096
+    outbox.store.close()
+    assert wg_monitor.AHEAD_PAGES <= pages < 2 * wg_monitor.AHEAD_PAGES
 
 
 def test_memory_is_bounded_and_what_it_had_no_room_for_is_counted(trail: Trail, tmp_path: Path) -> None:
