@@ -34,7 +34,7 @@ from array import array
 from collections import deque
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import chain, compress, islice
+from itertools import chain, compress, groupby, islice
 from operator import attrgetter, ne
 from typing import (
     TYPE_CHECKING,
@@ -1856,7 +1856,8 @@ class Store:
         `every`: all peers that have changed since they were saved, not only those of the events."""
         every = every or self.stale
         events = [record.event for record in records if record.event is not None]
-        touched = sorted({event.peer.meter.identity for event in events if event.peer is not None})
+        touched = sorted(event.peer.meter.identity for event in events if event.peer is not None)
+        touched = [identity for identity, _ in groupby(touched)]
         gone = [identity for identity in touched if identity not in table.peers]
         changed = [table.peers[identity] for identity in touched if identity in table.peers]
         for known in changed:

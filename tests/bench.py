@@ -37,7 +37,7 @@ import tempfile
 import time
 from multiprocessing.connection import Connection
 from statistics import mean, median
-from typing import Any, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
 from device import Device, answer, peer
 
@@ -54,6 +54,7 @@ MIB = 1 << 20
 PATIENCE_S = 60
 POLL_S = 0.0005
 LOOK_S = 0.02
+START_ROUNDS = 20
 # Hooks that take longer than there is time for, and a threshold that suits a short benchmark.
 EXPECTED = re.compile(r"hook|Hook|healthy peers flap")
 # A year: nobody goes offline by ageing while the bytes are counted.
@@ -211,7 +212,15 @@ def state_of(pid: int) -> str:
 class Daemon:
     """wg_monitor as a subprocess, watched from outside."""
 
-    def __init__(self, place: "Place", interval: int, threshold: int, store: bool = True, hook: str = "") -> None:
+    def __init__(
+        self,
+        place: "Place",
+        interval: int,
+        threshold: int,
+        store: bool = True,
+        hook: str = "",
+        command: Sequence[str] = (),
+    ) -> None:
         self.folder = tempfile.mkdtemp(prefix="daemon-", dir=place.folder)
         self.trail = self.folder + "/trail.log"
         self.state = self.folder + "/state.db" if store else ""
@@ -219,7 +228,8 @@ class Daemon:
         self.notices.bind(self.folder + "/notify")
         self.notices.settimeout(PATIENCE_S)
         self.console = open(self.folder + "/console", "wb")
-        command = [*place.command, "--log-path", self.trail, "--interval", str(interval), "--threshold", str(threshold)]
+        command = [*(command or place.command), "--log-path", self.trail]
+        command += ["--interval", str(interval), "--threshold", str(threshold)]
         command += ["--state-path", self.state] if store else []
         command += ["--on-change-script", hook, "--stats-interval", "1"] if hook else []
         environment = {"NOTIFY_SOCKET": self.folder + "/notify", "PATH": os.defpath}
@@ -477,43 +487,40 @@ def measure(place: Place, count: int, loads: Sequence[str], readings: int) -> It
         scene.close()
 
 
-def fastest(command: Sequence[str], times: int = 15) -> float:
-    """Wall-clock seconds: the least of many, since a machine's other work only ever adds."""
-    took = []
-    for _ in range(times):
-        began = time.monotonic()
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
-        took.append(time.monotonic() - began)
-    return min(took)
+def run_time(command: Sequence[str]) -> float:
+    """Wall-clock seconds."""
+    began = time.monotonic()
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return time.monotonic() - began
+
+
+def ready_time(place: Place, command: Sequence[str]) -> float:
+    daemon = Daemon(place, 1, CALM_THRESHOLD_S, command=command)
+    took = daemon.ready()
+    daemon.stop()
+    return took
 
 
 def measure_start(place: Place, module: str) -> Figures:
+    """Wall-clock seconds: the least of many, since a machine's other work only ever adds; by turns, since it may go on
+    for a while."""
     python = [sys.executable, "-I"]
-    ready: Dict[str, float] = {}
+    script = [*python, module]
+    looks: Dict[str, Callable[[], float]] = {
+        "argparse_s": lambda: run_time([*python, "-c", "import argparse"]),
+        "help_s": lambda: run_time([*place.command, "--help"]),
+        "help_script_s": lambda: run_time([*script, "--help"]),
+        "imports_s": lambda: run_time([*python, "-c", "import argparse, sqlite3, subprocess"]),
+        "wg_run_s": lambda: run_for_cpu(WG_COMMAND)[1],
+        "ready_s": lambda: ready_time(place, place.command),
+        "ready_script_s": lambda: ready_time(place, script),
+    }
     scene = Scene(10)
     try:
-        installed = place.command
-        for name, command in (("module", installed), ("script", [*python, module])):
-            took = []
-            for _ in range(10):
-                place.command = command
-                daemon = Daemon(place, 1, CALM_THRESHOLD_S)
-                took.append(daemon.ready())
-                daemon.stop()
-            ready[name] = min(took)
-        place.command = installed
-        reading = min(run_for_cpu(WG_COMMAND)[1] for _ in range(10))
+        rounds = [{name: look() for name, look in looks.items()} for _ in range(START_ROUNDS)]
     finally:
         scene.close()
-    return {
-        "argparse_s": fastest([*python, "-c", "import argparse"]),
-        "help_s": fastest([*place.command, "--help"]),
-        "help_script_s": fastest([*python, module, "--help"]),
-        "imports_s": fastest([*python, "-c", "import argparse, sqlite3, subprocess"]),
-        "wg_run_s": reading,
-        "ready_s": ready["module"],
-        "ready_script_s": ready["script"],
-    }
+    return {name: min(took[name] for took in rounds) for name in looks}
 
 
 # --- The report ---------------------------------------------------------------------------------------------------
