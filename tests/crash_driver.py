@@ -105,7 +105,8 @@ def cut_trail(fault: Fault) -> None:
                 or rest
                 and fault.reach("in the middle of a torn line's rest")
             ):
-                write(descriptor, data[: random.randrange(1, len(data))])
+                # One byte has no middle: the newline may be all that is left of a torn line.
+                write(descriptor, data[: random.randrange(min(1, len(data) - 1), len(data))])
                 die()
         count = write(descriptor, data)
         if inside:
