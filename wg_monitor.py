@@ -569,6 +569,8 @@ def parse(
         first = block.end
     if first < len(memo.meters) or not memo.meters:
         parser.count(first)
+    if parser.present is not None:
+        memo.interfaces = frozenset(parser.interfaces)
     spoiled = parser.spoiled
     if unclear:
         spoiled[""] = spoiled.get("", 0) + unclear
@@ -682,7 +684,6 @@ class Parser:
         meters = [meter for meter in self.memo.meters if meter is not None]
         self.interfaces = {meter.identity[0] for meter in meters}
         self.present = {meter.identity for meter in meters if meter.identity[1]}
-        self.memo.interfaces = frozenset(self.interfaces)
 
     def parse_all(self, lines: Iterable[bytes]) -> None:
         """Every line in full."""
@@ -696,7 +697,6 @@ class Parser:
                 continue
             if name not in self.interfaces and INTERFACE_LINE.fullmatch(line):
                 self.interfaces.add(name)
-                self.memo.interfaces = frozenset(self.interfaces)
                 self.memo.add(Meter((name, ""), 0, 0), line + b"\n", b"\n")  # digests that no part of a line can have
                 continue
             facts = parse_peer(line) if name in self.interfaces else None
