@@ -39,6 +39,8 @@ from multiprocessing.connection import Connection
 from statistics import mean, median
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
+
 from device import Device, answer, peer
 
 HERE = os.path.dirname(os.path.abspath(__file__))

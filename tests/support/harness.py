@@ -21,7 +21,7 @@ import pytest
 
 import device
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 MODULE = PROJECT / "wg_monitor.py"
 PATIENCE_S = 60  # how long something may take on a busy machine before a test gives up; no test asserts a time
 

@@ -7,16 +7,15 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Iterator, List, NamedTuple, Tuple
 
 import pytest
 
 import wg_monitor
+from harness import PROJECT
 
 pytestmark = pytest.mark.once
 
-PROJECT = Path(__file__).resolve().parent.parent
 ENGLISH, CHINESE = "README.md", "README_zh.md"
 READMES = (ENGLISH, CHINESE)
 OTHER_FLAGS = {"--help", "--version", "--from-environment"}

@@ -19,9 +19,9 @@ import pytest
 
 import device
 from disks import DiskPlace
-from harness import PATIENCE_S, Place, need, scaled, wait_for
+from harness import PATIENCE_S, PROJECT, Place, need, scaled, wait_for
 
-DRIVER = Path(__file__).resolve().parent / "crash_driver.py"
+DRIVER = PROJECT / "tests/support/crash_driver.py"
 INTERVAL = "0.05"
 THRESHOLD_S = 36_000
 

@@ -4,7 +4,7 @@
 (wireguard.com/xplatform, "Configuration Protocol"): keys in hexadecimal, one attribute a line, `errno=0` and an
 empty line at the end. A Device answers with what was published last.
 
-`python3 tests/device.py NAME COUNT [DIRECTORY]` serves COUNT online peers until it is ended.
+`python3 tests/support/device.py NAME COUNT [DIRECTORY]` serves COUNT online peers until it is ended.
 """
 
 import base64

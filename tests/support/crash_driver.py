@@ -15,10 +15,11 @@ import signal
 import sqlite3
 import sys
 import time
+from pathlib import Path
 from types import FrameType
 from typing import Any, Callable, Optional
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import wg_monitor
 

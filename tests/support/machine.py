@@ -5,7 +5,7 @@ with everything it writes in memory: up in a second, gone without a trace. A mac
 packages that the tests install inside lie in a package repository in the image, so that the machine is bare and apt-get
 still works.
 
-`python3 tests/machine.py [RELEASE]` boots one with this project in /root/wg_monitor and gives a shell in it.
+`python3 tests/support/machine.py [RELEASE]` boots one with this project in /root/wg_monitor and gives a shell in it.
 """
 
 import base64
@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Callable, List, NamedTuple, Optional, Sequence, Tuple, Type
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 RELEASE = os.environ.get("WG_MONITOR_RELEASE", "bookworm")
 MIRROR = "http://deb.debian.org/debian"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wg-monitor-tests"

@@ -40,7 +40,7 @@ def on_a_small_disk(function: Callable[[Path], None], directory: Path) -> None:
     """Call a function of a test module with a directory of 64 KiB, in a process and a namespace of its own."""
     need("unshare", "mount")
     call = "import sys; sys.path[:0] = %r; import pathlib, %s as module; module.%s(pathlib.Path(sys.argv[1]))"
-    paths = [str(PROJECT), str(PROJECT / "tests")]
+    paths = [str(PROJECT), str(Path(__file__).parent), str(Path(function.__code__.co_filename).parent)]
     mount = 'mount -t tmpfs -o size=64k,mode=755 none "$1" && exec "$2" -c "$3" "$1"'
     subprocess.run(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, "sh", str(directory), sys.executable]

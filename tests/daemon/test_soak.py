@@ -15,9 +15,9 @@ from typing import Dict, List, NamedTuple
 import pytest
 
 import device
-from harness import PATIENCE_S, Place, need, scaled, wait_for
+from harness import PATIENCE_S, PROJECT, Place, need, scaled, wait_for
 
-DRIVER = Path(__file__).resolve().parent / "crash_driver.py"
+DRIVER = PROJECT / "tests/support/crash_driver.py"
 INTERVAL = "0.01"
 PEERS = 50
 ROUNDS = 8  # what is held is compared from round to round; the first ones are for warming up

@@ -346,7 +346,7 @@ with Device("/run/wireguard", "wg9", crowd(1500, int(time.time()))) as device:
 
 
 def test_logrotate_under_load_loses_and_repeats_no_line(home: Machine) -> None:
-    home.write("/root/device.py", (PROJECT / "tests/device.py").read_text())
+    home.write("/root/device.py", (PROJECT / "tests/support/device.py").read_text())
     home.write("/root/flap.py", FLAP)
     home.write(DEFAULTS, "INTERVAL=1\nLOG_FORMAT=json\n")
     home.shell("systemctl stop wg-monitor; rm -rf %s /var/lib/wg-monitor/*" % TRAIL)
