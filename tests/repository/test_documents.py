@@ -1,13 +1,15 @@
-"""The documents say what the module does: settings, warnings, commands and files, in both languages alike."""
+"""The documents describe what the module does: settings, warnings, tables, commands and files. The two READMEs are equal."""
 
 import ast
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+import unicodedata
 from collections import Counter
-from typing import Iterator, List, NamedTuple, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 import pytest
 
@@ -18,9 +20,14 @@ pytestmark = pytest.mark.once
 
 ENGLISH, CHINESE = "README.md", "README_zh.md"
 READMES = (ENGLISH, CHINESE)
+EVENTS, HOOK, STORE = "docs/events.md", "docs/hook.md", "docs/store.md"
+PERFORMANCE = "docs/performance.md"
+PAGES = sorted("docs/" + path.name for path in (PROJECT / "docs").glob("*.md"))
+README_LINES = 200
+COLUMNS = 130
 OTHER_FLAGS = {"--help", "--version", "--from-environment"}
 
-# What the units set for themselves; the default file shows it in place of the program's own default.
+# The units set these. The default file shows their values instead of the defaults of the program.
 SET_BY_UNITS = {"STATE_PATH": "/var/lib/wg-monitor/state.db"}
 
 
@@ -32,7 +39,7 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-# --- A README taken apart -----------------------------------------------------------------------------------------
+# --- A document taken apart ---------------------------------------------------------------------------------------
 
 
 class Block(NamedTuple):
@@ -44,8 +51,8 @@ class Section(NamedTuple):
     level: int
     title: str
     blocks: Tuple[Block, ...]
-    tables: Tuple[Tuple[Tuple[str, ...], ...], ...]  # rows of cells, the heading first
-    prose: str  # what is neither block nor heading; tables included
+    tables: Tuple[Tuple[Tuple[str, ...], ...], ...]  # rows of cells; the first row is the heading
+    prose: str  # everything but code blocks and headings; includes tables
 
 
 def cells(row: str) -> Tuple[str, ...]:
@@ -58,7 +65,7 @@ def take_tables(lines: List[str]) -> Iterator[Tuple[Tuple[str, ...], ...]]:
         if line.startswith("|"):
             table.append(cells(line))
         elif table:
-            assert re.fullmatch(r"[-: ]+", "".join(table[1])), "a table's second row is its ruler: %s" % (table[1],)
+            assert re.fullmatch(r"[-: ]+", "".join(table[1])), "the second row of a table must be its ruler: %s" % (table[1],)
             yield (table[0], *table[2:])
             table = []
 
@@ -98,7 +105,7 @@ def sections(name: str) -> List[Section]:
 
 
 def without_comments(block: Block) -> Tuple[str, ...]:
-    """A block's lines as a machine sees them: comments are in the reader's language."""
+    """The lines of a block without its comments, which are in the reader's language."""
     stripped = (re.sub(r"(^|\s)\s*#(?!!).*", "", line).rstrip() for line in block.lines)
     return tuple(line for line in stripped if line)
 
@@ -112,7 +119,7 @@ def links(text: str) -> List[str]:
 
 
 def slug(title: str) -> str:
-    """The anchor that GitHub gives a heading."""
+    """The anchor that GitHub creates for a heading."""
     return re.sub(r"[^\w\- ]", "", title.replace("`", "").lower()).replace(" ", "-")
 
 
@@ -128,26 +135,26 @@ def settings_table(name: str) -> List[Tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("name", READMES)
-def test_the_readmes_table_of_settings_is_the_modules(name: str) -> None:
-    told = [tuple("".join(spans(cell)) for cell in row[:3]) for row in settings_table(name)]
-    assert told == [(o.variable, o.flag, o.default) for o in wg_monitor.OPTIONS]
+def test_a_readmes_table_of_settings_matches_the_module(name: str) -> None:
+    documented = [tuple("".join(spans(cell)) for cell in row[:3]) for row in settings_table(name)]
+    assert documented == [(o.variable, o.flag, o.default) for o in wg_monitor.OPTIONS]
 
 
-def test_the_english_readme_gives_each_setting_its_own_meaning() -> None:
+def test_the_english_readme_has_the_meanings_of_the_module() -> None:
     assert [row[3].replace("`", "") for row in settings_table(ENGLISH)] == [o.meaning for o in wg_monitor.OPTIONS]
 
 
 def test_the_default_file_lists_every_setting_with_its_meaning_and_default() -> None:
     text = read("wg-monitor.default")
-    told = re.findall(r"^# (.+)\n(?:# .+\n)*#([A-Z_]+)=(.*)$", text, re.M)
+    documented = re.findall(r"^# (.+)\n(?:# .+\n)*#([A-Z_]+)=(.*)$", text, re.M)
     expected = [(o.meaning, o.variable, SET_BY_UNITS.get(o.variable, o.default)) for o in wg_monitor.OPTIONS]
-    assert told == expected
+    assert documented == expected
     assert not re.search("^[^#\n]", text, re.M), "the default file sets nothing"
 
 
 def test_the_service_sets_what_the_default_file_shows() -> None:
-    told = dict(re.findall(r"^Environment=([A-Z_]+)=(.*)$", read("wg-monitor.service"), re.M))
-    assert told == SET_BY_UNITS
+    documented = dict(re.findall(r"^Environment=([A-Z_]+)=(.*)$", read("wg-monitor.service"), re.M))
+    assert documented == SET_BY_UNITS
 
 
 def test_the_manual_lists_every_flag_with_its_variable_default_and_meaning() -> None:
@@ -159,29 +166,29 @@ def test_the_manual_lists_every_flag_with_its_variable_default_and_meaning() -> 
 
 def test_the_manuals_synopsis_has_the_same_flags_in_the_same_order() -> None:
     synopsis = read("wg-monitor.8").split(".Sh SYNOPSIS")[1].split(".Sh DESCRIPTION")[0]
-    told = [tuple(words(item).split(" Ar ")) for item in re.findall(r"^\.Op Fl -(.+)$", synopsis, re.M)]
+    documented = [tuple(words(item).split(" Ar ")) for item in re.findall(r"^\.Op Fl -(.+)$", synopsis, re.M)]
     options = [(o.flag[2:], o.metavar) if o.metavar else (o.flag[2:],) for o in wg_monitor.OPTIONS]
-    assert told == [("from-environment",), *options]
+    assert documented == [("from-environment",), *options]
 
 
 def test_help_and_manual_have_the_same_flags() -> None:
-    told = set(re.findall(r"(?<![\w-])--[a-z-]+", wg_monitor.build_parser().format_help()))
-    assert told == {o.flag for o in wg_monitor.OPTIONS} | OTHER_FLAGS
+    documented = set(re.findall(r"(?<![\w-])--[a-z-]+", wg_monitor.build_parser().format_help()))
+    assert documented == {o.flag for o in wg_monitor.OPTIONS} | OTHER_FLAGS
     manual = read("wg-monitor.8").split(".Bl -tag -width Ds", 1)[1].split(".El", 1)[0]
-    assert {"--" + flag for flag in re.findall(r"^\.It Fl (?:h , )?-(\S+)", manual, re.M)} == told
+    assert {"--" + flag for flag in re.findall(r"^\.It Fl (?:h , )?-(\S+)", manual, re.M)} == documented
 
 
 @pytest.mark.parametrize("option", wg_monitor.OPTIONS, ids=lambda option: str(option.variable))
-def test_help_tells_a_settings_meaning_and_variable(option: wg_monitor.Option) -> None:
-    told = words(wg_monitor.build_parser().format_help())
+def test_help_shows_the_meaning_and_variable_of_a_setting(option: wg_monitor.Option) -> None:
+    documented = words(wg_monitor.build_parser().format_help())
     meaning = option.meaning if option.metavar else option.meaning.split(":")[0]
-    # argparse may break a line behind a hyphen
-    text = told[told.rindex(option.flag) :].replace("- ", "-")
+    # argparse may break a line after a hyphen
+    text = documented[documented.rindex(option.flag) :].replace("- ", "-")
     assert text.startswith(words("%s %s %s" % (option.flag, option.metavar, meaning)).replace("- ", "-"))
     assert option.variable in text[: len(meaning) + 100]
 
 
-# --- What the module says, and what the READMEs explain ----------------------------------------------------------
+# --- What the module reports, and what the pages explain ---------------------------------------------------------
 
 
 def constants(node: ast.AST) -> Iterator[str]:
@@ -194,19 +201,19 @@ def constants(node: ast.AST) -> Iterator[str]:
 
 
 def warnings_of_the_module() -> List[str]:
-    """The sentences of `[WARN]` lines: what `note("WARN", …)`, `Trouble(…)` and `tell_loss(…)` are given."""
+    """The texts of `[WARN]` lines: the arguments of `note("WARN", …)`, `Trouble(…)` and `tell_loss(…)`."""
     found = []
     for node in ast.walk(ast.parse(read("wg_monitor.py"))):
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        told = [text for argument in node.args for text in constants(argument)]
+        texts = [text for argument in node.args for text in constants(argument)]
         if name == "Trouble":
-            found += told[1:]
-        elif name == "note" and told[:1] == ["WARN"]:
-            found += told[1:]
+            found += texts[1:]
+        elif name == "note" and texts[:1] == ["WARN"]:
+            found += texts[1:]
         elif name == "tell_loss":
-            found += told
+            found += texts
     return [text for text in found if len(text.replace("%s", "").replace("%d", "").split()) >= 3]
 
 
@@ -222,36 +229,112 @@ def explained_warnings(name: str) -> List[str]:
     pytest.fail("%s has no table of warnings" % name)
 
 
-def test_the_module_has_warnings_to_explain() -> None:
+def test_the_module_has_warnings() -> None:
     assert len(warnings_of_the_module()) > 10
 
 
 @pytest.mark.parametrize("sentence", warnings_of_the_module())
 def test_every_warning_is_explained(sentence: str) -> None:
-    assert any(re.search(pattern(sentence), told) for told in explained_warnings(ENGLISH))
+    assert any(re.search(pattern(sentence), documented) for documented in explained_warnings(EVENTS))
 
 
-@pytest.mark.parametrize("told", explained_warnings(ENGLISH) if (PROJECT / ENGLISH).exists() else [])
-def test_every_explained_warning_is_one_that_the_module_gives(told: str) -> None:
+@pytest.mark.parametrize("documented", explained_warnings(EVENTS) if (PROJECT / EVENTS).exists() else [])
+def test_every_explained_warning_exists_in_the_module(documented: str) -> None:
     every = [text for text in constants(ast.parse(read("wg_monitor.py"))) if len(text.split()) >= 3 and len(text) < 200]
-    assert any(re.search(pattern(text), told) for text in every if re.search("[a-z]{3}", text))
+    assert any(re.search(pattern(text), documented) for text in every if re.search("[a-z]{3}", text))
 
 
 @pytest.mark.parametrize("kind", wg_monitor.EVENT_KINDS)
-@pytest.mark.parametrize("name", [*READMES, "wg-monitor.8"])
+@pytest.mark.parametrize("name", [*READMES, EVENTS, "wg-monitor.8"])
 def test_every_event_is_explained(name: str, kind: str) -> None:
     assert kind in read(name)
 
 
-@pytest.mark.parametrize("name", [*READMES, "wg-monitor.8"])
+@pytest.mark.parametrize("name", [*READMES, HOOK, "wg-monitor.8"])
 def test_every_variable_of_the_hook_is_explained(name: str) -> None:
     job = wg_monitor.Job(1, "ONLINE", "wg0", "", "", "", 0, 1)
-    told = read(name)
-    assert not [variable for variable in wg_monitor.hook_environment(job) if variable not in told]
+    documented = read(name)
+    assert not [variable for variable in wg_monitor.hook_environment(job) if variable not in documented]
+
+
+def hook_table(name: str) -> List[Tuple[str, ...]]:
+    for section in sections(name):
+        for table in section.tables:
+            if spans(table[1][0]) == ["PEER_EVENT"]:
+                return list(table[1:])
+    pytest.fail("%s has no table of the hook's variables" % name)
+
+
+def test_readme_and_page_describe_the_hooks_variables_alike() -> None:
+    assert hook_table(ENGLISH) == hook_table(HOOK)
 
 
 def test_the_changelog_begins_with_this_version() -> None:
-    assert re.findall(r"^## (\S+)", read("CHANGELOG.md"), re.M)[0] == wg_monitor.VERSION
+    """An unreleased section may precede it."""
+    versions = re.findall(r"^## (\S+)", read("CHANGELOG.md"), re.M)
+    assert versions[versions[0] == "Unreleased"] == wg_monitor.VERSION
+
+
+# --- The store: the page describes the schema ---------------------------------------------------------------------
+
+
+def new_store() -> "sqlite3.Connection":
+    """A database with the schema that the module creates."""
+    database = sqlite3.connect(":memory:")
+    for migration in wg_monitor.MIGRATIONS:
+        database.executescript(migration)
+    return database
+
+
+def test_the_page_describes_every_table_and_column() -> None:
+    database = new_store()
+    schema: Dict[str, List[str]] = {}
+    for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        schema[name] = sorted(row[1] for row in database.execute("PRAGMA table_info(%s)" % name))
+    described: Dict[str, List[str]] = {}
+    for section in sections(STORE):
+        for table in section.tables:
+            if table[0][0] == "column":
+                described[section.title] = sorted(name for row in table[1:] for name in spans(row[0]))
+    assert described == schema
+
+
+def test_the_page_names_the_schemas_version() -> None:
+    assert "`PRAGMA user_version` is %d." % wg_monitor.SCHEMA in read(STORE)
+
+
+def queries() -> List[str]:
+    blocks = [block for section in sections(STORE) for block in section.blocks]
+    found = ["\n".join(block.lines) for block in blocks if block.language == "sql"]
+    for block in blocks:
+        found += re.findall(r'state\.db "(\s.*?)"$', "\n".join(block.lines), re.M | re.S)
+    return found
+
+
+def test_every_query_of_the_page_runs() -> None:
+    database = new_store()
+    assert len(queries()) >= 4
+    for query in queries():
+        assert database.execute(query).fetchall() == []
+
+
+# --- The installation by hand -------------------------------------------------------------------------------------
+
+
+def test_by_hand_and_the_installer_make_the_same_command() -> None:
+    by_hand = re.search(r"tee /usr/local/bin/wg-monitor <<'END'\n(.*?)\nEND\n", read(ENGLISH), re.S)
+    installer = read("install.sh")
+    made = re.search(r'"\$scratch/command" <<END\n(.*?)\nEND\n', installer, re.S)
+    assert by_hand and made
+    constants = dict(re.findall(r"^([A-Z_]+)=(\S+)$", installer, re.M))
+    assert by_hand.group(1) == re.sub(r"\$([A-Z_]+)", lambda name: constants[name.group(1)], made.group(1))
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_by_hand_installs_the_manual_page_where_the_installer_does(name: str) -> None:
+    place = re.search(r"^MANUAL=(\S+)$", read("install.sh"), re.M)
+    assert place
+    assert "install -D -m 0644 wg-monitor.8 %s\n" % place.group(1) in read(name)
 
 
 # --- The two READMEs are equals ----------------------------------------------------------------------------------
@@ -277,8 +360,9 @@ def test_the_readmes_have_the_same_tables() -> None:
         assert shapes[0] == shapes[1], english.title
 
 
-def test_every_row_of_a_table_has_as_many_cells_as_its_heading() -> None:
-    for section in sections(ENGLISH):
+@pytest.mark.parametrize("name", [ENGLISH, *PAGES])
+def test_every_row_of_a_table_has_as_many_cells_as_its_heading(name: str) -> None:
+    for section in sections(name):
         for table in section.tables:
             assert {len(row) for row in table} == {len(table[0])}, section.title
 
@@ -307,29 +391,62 @@ def test_the_readmes_link_to_the_same_places() -> None:
 # --- Links and files ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*READMES, "CHANGELOG.md"])
+@pytest.mark.parametrize("name", [*READMES, *PAGES, "CHANGELOG.md"])
 def test_every_link_leads_somewhere(name: str) -> None:
-    anchors = {slug(section.title) for section in sections(name)}
     for link in links(read(name)):
-        if link.startswith("#"):
-            assert link[1:] in anchors
-        elif not link.startswith("https://"):
-            assert (PROJECT / link).exists(), link
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = os.path.normpath(os.path.join(os.path.dirname(name), path)) if path else name
+        assert (PROJECT / target).exists(), link
+        if anchor:
+            assert anchor in {slug(section.title) for section in sections(target)}, link
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_a_readme_links_to_every_page(name: str) -> None:
+    assert PAGES and set(PAGES) <= set(links(read(name)))
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_a_readme_is_short(name: str) -> None:
+    assert len(read(name).splitlines()) <= README_LINES
+
+
+def columns(line: str) -> int:
+    """The width on a terminal, where a Chinese character takes two columns."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in line)
+
+
+@pytest.mark.parametrize("name", [*READMES, *PAGES, "CHANGELOG.md"])
+def test_prose_is_not_wider_than_a_window(name: str) -> None:
+    lines = [line for section in sections(name) for line in section.prose.splitlines() if not line.startswith("|")]
+    assert [line for line in lines if columns(line) > COLUMNS] == []
+
+
+def test_the_benchmark_has_one_table() -> None:
+    marks = [name for name in (*READMES, *PAGES) for _ in re.findall("<!-- benchmark: (?:begin|end) -->", read(name))]
+    assert marks == [PERFORMANCE, PERFORMANCE]
 
 
 def named_files(name: str) -> List[str]:
-    """What stands as code, has no directory of the system before it, and looks like a file of this project."""
+    """Names in code that look like files of this project and do not follow a directory of the system."""
     text = read(name)
     code = " ".join(spans(text)) + " " + " ".join(line for s in sections(name) for b in s.blocks for line in b.lines)
-    ours = r"(?:(?:\./)?(?:tests|contrib|\.ci)/[\w./-]*\w|\./[\w.-]+|(?:wg[-_]monitor|install)@?\.\w+|[A-Z][\w]*\.md)"
+    ours = r"(?:(?:\./)?(?:tests|contrib|docs|\.ci)/[\w./-]*\w|\./[\w.-]+|(?:wg[-_]monitor|install)@?\.\w+|[A-Z][\w]*\.md)"
     return sorted(set(re.findall(r"(?<![^\s'\"(=])(%s)(?![^\s'\";,)])" % ours, code)))
 
 
 @pytest.mark.parametrize("name", READMES)
-def test_every_file_that_a_readme_names_exists(name: str) -> None:
+def test_a_readme_names_the_files_to_install_and_run(name: str) -> None:
+    named = {"wg_monitor.py", "wg-monitor.service", "wg-monitor.8", "./install.sh", "./tests/run"}
+    assert named <= set(named_files(name))
+
+
+@pytest.mark.parametrize("name", [*READMES, *PAGES])
+def test_every_file_that_a_document_names_exists(name: str) -> None:
     named = named_files(name)
-    assert {"wg_monitor.py", "wg-monitor.service", "./install.sh", "./tests/run"} <= set(named)
-    ours_elsewhere = {"wg_monitor.log"}  # the trail, named by its last component
+    ours_elsewhere = {"wg_monitor.log"}  # the last component of the trail's path
     assert not [file for file in named if file not in ours_elsewhere and not (PROJECT / file).exists()]
 
 
@@ -346,5 +463,5 @@ def test_mandoc_finds_nothing_to_complain_about() -> None:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    # Which other manual pages this machine has indexed is not this page's fault.
+    # Ignore complaints about other manual pages that this machine has not indexed.
     assert [line for line in lint.stdout.splitlines() if "mandoc.db" not in line] == []
