@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs wg_monitor: the module, the wg-monitor command, the units, the default file, the logrotate file and the
-# manual page; starts the service and shows that it works. `./install.sh --help` tells the rest.
+# manual page. Then starts the service and shows its status. See `./install.sh --help`.
 #
-# Every file is replaced by renaming, and only where it differs: a second run changes nothing.
+# The installer replaces a file only if it differs, and by renaming. A second run changes nothing.
 
 set -eu
 umask 022
@@ -36,15 +36,15 @@ usage() {
 usage: [DESTDIR=DIR] ./install.sh [--dry-run] [--no-start] [--no-deps]
        [DESTDIR=DIR] ./install.sh --uninstall [--purge] [--dry-run]
 
-  --no-start    lay the files only; start, restart and enable nothing
-  --no-deps     install no packages, only say what is missing
-  --uninstall   stop the service and its instances and remove what was installed;
-                logs (/var/log/wg_monitor*), the store (/var/lib/wg-monitor) and
-                settings (/etc/default/wg-monitor*, drop-ins) stay
-  --purge       with --uninstall: remove those, too
-  --dry-run     say what would be done and do nothing
-  DESTDIR       lay the files under DIR, for building packages; nothing is
-                started, and no package is installed
+  --no-start    only install the files; do not start, restart or enable the service
+  --no-deps     install no packages; only print which are missing
+  --uninstall   stop the service and its instances, and remove the installed files;
+                keep the logs (/var/log/wg_monitor*), the store (/var/lib/wg-monitor)
+                and the settings (/etc/default/wg-monitor*, drop-ins)
+  --purge       with --uninstall: remove these as well
+  --dry-run     print what would be done, and do nothing
+  DESTDIR       install the files under DIR, to build a package; start nothing and
+                install no packages
 END
 }
 
@@ -61,7 +61,7 @@ die() {
     exit "${2:-1}"
 }
 
-# Whatever changes the system goes through these two.
+# Every command that changes the system goes through one of these two functions.
 try() {
     if [ "$dry_run" ]; then
         say "would run: $*"
@@ -101,7 +101,7 @@ parse_arguments() {
         *) die "DESTDIR must be an absolute path: $DESTDIR" 2 ;;
     esac
     if [ -z "$DESTDIR" ] && [ -z "$dry_run" ] && [ "$(id -u)" -ne 0 ]; then
-        die "this needs root: sudo ./install.sh (or --dry-run, or DESTDIR=)" 4
+        die "this needs root: run sudo ./install.sh, or use --dry-run or DESTDIR=" 4
     fi
 }
 
@@ -111,12 +111,12 @@ systemd_runs() {
     [ -z "$DESTDIR" ] && [ -d /run/systemd/system ]
 }
 
-# In a chroot or an image systemd does not run while the system is being made, but will.
+# In a chroot or an image, systemd is not running yet, but it will be.
 systemd_wanted() {
     [ -n "$DESTDIR" ] || systemd_runs || command -v systemctl >/dev/null 2>&1
 }
 
-# Where the daemon will look, not where this shell does.
+# Searches where the daemon will search, not in this shell's PATH.
 has_program() {
     [ -n "$(PATH=$SYSTEM_PATH command -v "$1" 2>/dev/null)" ]
 }
@@ -134,14 +134,14 @@ missing_packages() {
     has_program wg || echo wireguard-tools
 }
 
-# Only what wg itself needs: Debian's recommended packages would bring in a kernel where none is installed.
-# A package list that is missing or old is fetched when the first try fails, not before.
+# Without recommended packages: on Debian, they would install a kernel if there is none. The package lists are
+# updated only if the first attempt fails.
 install_packages() {
     say "Installing $*"
     if has_program apt-get; then
         set -- env DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes --no-install-recommends install "$@"
         try "$@" || {
-            try apt-get --quiet update || warn "apt-get update had errors; going on"
+            try apt-get --quiet update || warn "apt-get update failed; continuing"
             run "$@"
         }
     elif has_program dnf; then
@@ -155,7 +155,7 @@ install_packages() {
     elif has_program apk; then
         run apk add "$@"
     else
-        die "no package manager known here; install by hand: $*"
+        die "no known package manager; install these packages yourself: $*"
     fi
 }
 
@@ -165,7 +165,7 @@ provide_dependencies() {
     fi
     missing=$(missing_packages)
     if [ "$missing" ] && [ "$dependencies" ]; then
-        # shellcheck disable=SC2086 # one word a package
+        # shellcheck disable=SC2086 # one word per package
         install_packages $missing
         [ "$dry_run" ] || missing=$(missing_packages)
         [ "$dry_run" ] || [ -z "$missing" ] || die "still missing: $missing"
@@ -174,12 +174,12 @@ provide_dependencies() {
         say "missing, and not installed because of --no-deps:" $missing
     fi
     if [ -x $PYTHON ] && ! $PYTHON -I -c 'import sys; sys.exit(sys.version_info < (3, 7))'; then
-        die "$PYTHON is $($PYTHON --version 2>&1), but 3.7 or newer is needed"
+        die "$PYTHON is $($PYTHON --version 2>&1), but wg_monitor needs 3.7 or newer"
     fi
-    has_program logrotate || warn "logrotate is not installed: the trail will grow without end"
+    has_program logrotate || warn "logrotate is not installed: the trail will grow without limit"
 }
 
-# --- Laying files --------------------------------------------------------------------------------------------------
+# --- Installing files ----------------------------------------------------------------------------------------------
 
 make_directory() {
     if [ ! -d "$DESTDIR$1" ]; then
@@ -193,13 +193,13 @@ owned_by_root() {
     fi
 }
 
-# put SOURCE PATH MODE: true if something had to be changed.
+# put SOURCE PATH MODE: succeeds if it changed something.
 put() {
     if cmp -s "$1" "$DESTDIR$2" && [ -n "$(find "$DESTDIR$2" -prune -type f -perm "$3")" ]; then
         return 1
     fi
     if [ "$dry_run" ]; then
-        say "would lay $DESTDIR$2"
+        say "would install $DESTDIR$2"
         return
     fi
     make_directory "${2%/*}"
@@ -207,30 +207,30 @@ put() {
     run chmod "$3" "$DESTDIR$2.tmp.$$"
     owned_by_root "$DESTDIR$2.tmp.$$"
     run mv -f "$DESTDIR$2.tmp.$$" "$DESTDIR$2"
-    say "laid $DESTDIR$2"
+    say "installed $DESTDIR$2"
 }
 
-# put_settings SOURCE PATH: a file that belongs to the administrator once it is there. What was shipped last is
-# remembered beside the program: only a default that has changed since is laid beside the administrator's file, under
-# a suffix that logrotate passes over.
+# put_settings SOURCE PATH: installs a file that belongs to the administrator from then on. A copy of the shipped file
+# stays beside the program. If the next version ships another one, it is installed beside the administrator's file, with
+# a suffix that logrotate ignores.
 put_settings() {
     shipped=$PROGRAM_DIR/shipped/${1##*/}
     if [ ! -e "$DESTDIR$2" ]; then
         put "$1" "$2" 0644
     elif ! cmp -s "$1" "$DESTDIR$2" && ! cmp -s "$1" "$DESTDIR$shipped"; then
         if put "$1" "$2.dpkg-dist" 0644; then
-            say "kept $DESTDIR$2 as it is; the new default lies beside it"
+            say "kept $DESTDIR$2 as it is; the new default is beside it"
         fi
     fi
     put "$1" "$shipped" 0644 || :
 }
 
-lay_program() {
+install_program() {
     if put wg_monitor.py $PROGRAM_DIR/wg_monitor.py 0755; then
         program_changed=yes
     fi
-    # Not the module itself: Python compiles a script at each start, which takes longer than all else, but a module once.
-    # What imports make is never garbage: looking for some among it takes a twentieth of the start.
+    # A few lines that import the module: Python compiles a script at each start, but a module only once. Imports create
+    # no garbage, so the collector is off: it would take a twentieth of the startup time.
     cat >"$scratch/command" <<END
 #!$PYTHON -IS
 import gc, sys
@@ -241,14 +241,14 @@ sys.exit(main())
 END
     put "$scratch/command" $COMMAND 0755 || :
     if [ -z "$DESTDIR" ] && [ -x $PYTHON ]; then
-        try $PYTHON -IS -m compileall -q $PROGRAM_DIR/wg_monitor.py || warn "not compiled: it starts more slowly"
+        try $PYTHON -IS -m compileall -q $PROGRAM_DIR/wg_monitor.py || warn "the module is not compiled: the daemon starts more slowly"
     fi
     if [ -e wg-monitor.8 ]; then
         put wg-monitor.8 $MANUAL 0644 || :
     fi
 }
 
-lay_units() {
+install_units() {
     [ -e "$DESTDIR$UNIT_DIR/$SERVICE" ] || first_time=yes
     for unit in wg-monitor.service wg-monitor@.service; do
         if put $unit $UNIT_DIR/$unit 0644; then
@@ -257,14 +257,14 @@ lay_units() {
     done
 }
 
-lay_settings() {
+install_settings() {
     put_settings wg-monitor.default $DEFAULTS
     sed "s/root adm\$/root $(log_group)/" wg-monitor.logrotate >"$scratch/wg-monitor.logrotate"
     put_settings "$scratch/wg-monitor.logrotate" $ROTATION
 }
 
-# The daemon would make its trail itself, but for root alone.
-lay_trail() {
+# The daemon would create its trail itself, but only root's group could read it.
+create_trail() {
     if [ -e "$DESTDIR$TRAIL" ] || grep -qs '^LOG_PATH=.' "$DESTDIR$DEFAULTS"; then
         return
     fi
@@ -283,18 +283,18 @@ running_instances() {
 start_service() {
     instances=$(running_instances)
     if [ "$program_changed$units_changed" ] && [ "$instances" ]; then
-        # shellcheck disable=SC2086 # one word an instance
-        try systemctl restart $instances || warn "not all instances run: systemctl status '$INSTANCES'"
+        # shellcheck disable=SC2086 # one word per instance
+        try systemctl restart $instances || warn "not all instances are running: systemctl status '$INSTANCES'"
     fi
     case $(systemctl is-enabled $SERVICE 2>/dev/null || :) in
         masked*)
-            say "$SERVICE is masked and left so"
+            say "$SERVICE is masked and stays masked"
             return
             ;;
         disabled)
-            # Somebody who watches single interfaces has switched the service for all of them off.
+            # The administrator watches single interfaces and disabled the service for all of them.
             if [ -z "$first_time" ] && [ "$instances" ] && ! systemctl --quiet is-active $SERVICE; then
-                say "$SERVICE is disabled and left so, for instances of it run"
+                say "$SERVICE stays disabled, because instances are running"
                 return
             fi
             ;;
@@ -305,41 +305,41 @@ start_service() {
     elif [ "$program_changed$units_changed" ]; then
         try systemctl restart $SERVICE || trouble
     else
-        say "$SERVICE runs already, and nothing has changed"
+        say "$SERVICE is already running, and nothing has changed"
     fi
     [ "$dry_run" ] || show_service
 }
 
 trouble() {
     systemctl --no-pager --lines=10 status $SERVICE >&2 || :
-    die "$SERVICE does not start; see above, and: sudo wg-monitor check"
+    die "$SERVICE does not start; see the status above, and run: sudo wg-monitor check"
 }
 
 show_service() {
     say
     systemctl --no-pager --lines=5 status $SERVICE || trouble
     say
-    say "Who comes and goes:   tail -f $TRAIL"
-    say "Settings:             $DEFAULTS, then: systemctl restart wg-monitor"
+    say "The trail:   sudo tail -f $TRAIL"
+    say "Settings:    $DEFAULTS, then: sudo systemctl restart wg-monitor"
 }
 
 without_systemd() {
     say
-    say "systemd does not run here, so nothing was started. By hand, as root, or from this system's own service manager:"
+    say "systemd is not running, so nothing was started. Run one of these as root, or from your service manager:"
     say "  wg-monitor                                                      (settings as flags: wg-monitor --help)"
     say "  set -a; . $DEFAULTS; exec wg-monitor --from-environment   (settings from $DEFAULTS)"
 }
 
-# --- The two ways --------------------------------------------------------------------------------------------------
+# --- Install and uninstall -----------------------------------------------------------------------------------------
 
 install_all() {
     provide_dependencies
-    lay_program
+    install_program
     if systemd_wanted; then
-        lay_units
+        install_units
     fi
-    lay_settings
-    lay_trail
+    install_settings
+    create_trail
     if ! systemd_runs; then
         [ "$DESTDIR" ] || without_systemd
         return
@@ -350,7 +350,7 @@ install_all() {
     if [ "$start" ] && { [ -z "$missing" ] || [ "$dry_run" ]; }; then
         start_service
     else
-        say "Not started; for that: systemctl enable --now wg-monitor"
+        say "The service was not started. To start it: sudo systemctl enable --now wg-monitor"
     fi
 }
 
@@ -365,12 +365,12 @@ remove() {
 
 uninstall_all() {
     if systemd_runs; then
-        # `disable` with an instance of the template takes all of its links away.
+        # Disabling the template removes the links of all its instances.
         try systemctl --quiet disable $SERVICE wg-monitor@.service 2>/dev/null || :
         try systemctl --quiet stop $SERVICE "$INSTANCES" 2>/dev/null || :
         try systemctl --quiet reset-failed $SERVICE "$INSTANCES" 2>/dev/null || :
     fi
-    # A rotation that was edited is the administrator's, and what it rotates stays, too.
+    # An edited rotation belongs to the administrator. It stays with the files that it rotates.
     if [ -z "$purge" ] && ! cmp -s "$DESTDIR$ROTATION" "$DESTDIR$PROGRAM_DIR/shipped/wg-monitor.logrotate"; then
         edited=$ROTATION
     else
@@ -380,7 +380,7 @@ uninstall_all() {
     remove "$DESTDIR$UNIT_DIR/wg-monitor.service" "$DESTDIR$UNIT_DIR/wg-monitor@.service" "$DESTDIR$COMMAND" \
         "$DESTDIR$MANUAL" "$DESTDIR$ROTATION.dpkg-dist" "$DESTDIR$DEFAULTS.dpkg-dist" \
         "$DESTDIR$PROGRAM_DIR/wg_monitor.py" "$DESTDIR$PROGRAM_DIR/__pycache__" "$DESTDIR$PROGRAM_DIR/shipped"
-    # Hooks that somebody put beside the program stay.
+    # Hooks beside the program stay.
     for directory in $PROGRAM_DIR "${MANUAL%/*}"; do
         [ ! -d "$DESTDIR$directory" ] || try rmdir "$DESTDIR$directory" 2>/dev/null || :
     done
@@ -402,7 +402,7 @@ uninstall_all() {
 
 main() {
     parse_arguments "$@"
-    # An su without - leaves root with its user's PATH.
+    # su without - keeps the user's PATH.
     PATH=$PATH:$SYSTEM_PATH
     CDPATH='' cd -- "$(dirname "$0")"
     scratch=$(mktemp -d)

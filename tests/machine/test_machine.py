@@ -110,7 +110,7 @@ def test_a_second_run_changes_and_restarts_nothing(home: Machine) -> None:
         return {line for line in files(home, "%p %i %m %U %G %s %T@") if not line.startswith(moving)}
 
     before, running = state(), invocation(home)
-    assert "runs already, and nothing has changed" in home.run(INSTALL).stdout
+    assert "is already running, and nothing has changed" in home.run(INSTALL).stdout
     assert state() ^ before == set()
     assert invocation(home) == running
 
@@ -140,7 +140,7 @@ def test_an_upgrade_leaves_a_service_off_that_was_left_for_instances(home: Machi
     home.run("systemctl", "enable", "--now", "wg-monitor@wg0")
     before = invocation(home, "wg-monitor@wg0")
     home.shell("echo '# newer' >> /root/wg_monitor/wg_monitor.py")
-    assert "disabled and left so" in home.run(INSTALL).stdout
+    assert "stays disabled, because instances are running" in home.run(INSTALL).stdout
     assert home.property(SERVICE, "ActiveState") == "inactive"
     assert invocation(home, "wg-monitor@wg0") != before
 
@@ -191,7 +191,7 @@ def test_without_systemd_it_says_so_and_how_to_run_by_hand(bare: Machine) -> Non
     bare.write(DEFAULTS, "INTERVAL=1\nLOG_FORMAT=json\n")
     hide = "mount -t tmpfs none /run/systemd; mount --bind /dev/null /usr/bin/systemctl; "
     output = bare.run("unshare", "--mount", "sh", "-ec", hide + INSTALL).stdout
-    assert "systemd does not run here" in output
+    assert "systemd is not running, so nothing was started" in output
     assert not bare.path("/etc/systemd/system/" + SERVICE).exists()
     by_hand = re.search(r"^  (set -a; .*--from-environment)  ", output, re.M)
     assert by_hand, output
