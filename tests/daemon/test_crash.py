@@ -19,7 +19,8 @@ import pytest
 
 import device
 from disks import DiskPlace
-from harness import PATIENCE_S, PROJECT, Place, need, scaled, wait_for
+from harness import PATIENCE_S, PROJECT, Place, need, wait_for
+from scale import scaled
 
 DRIVER = PROJECT / "tests/support/crash_driver.py"
 INTERVAL = "0.05"

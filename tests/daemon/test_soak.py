@@ -10,12 +10,13 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple, Tuple
 
 import pytest
 
 import device
-from harness import PATIENCE_S, PROJECT, Place, need, scaled, wait_for
+from harness import PATIENCE_S, PROJECT, Place, need, wait_for
+from scale import scaled
 
 DRIVER = PROJECT / "tests/support/crash_driver.py"
 INTERVAL = "0.01"
@@ -151,3 +152,25 @@ def test_thousands_of_readings_leave_nothing_behind(place: Place) -> None:
         figures,
     )
     assert "Traceback" not in text
+
+
+def test_nothing_is_left_behind_by_thousands_of_peers_that_come_and_go(place: Place) -> None:
+    """Descriptors and processes after many events are what they were before."""
+    hook = place.script("hook", "exit 1\n")
+    now = int(time.time())
+    wg0 = place.device(peers=[device.peer(0, now)])
+    monitor = place.start("--on-change-script", str(hook))
+    monitor.match(r"\[WARN\] Hook .*")
+
+    def held() -> Tuple[int, int]:
+        process = Path("/proc/%d" % monitor.pid)
+        return len(list((process / "fd").iterdir())), len((process / ("task/%d/children" % monitor.pid)).read_text().split())
+
+    wg0.settle()
+    before = wait_for("a quiet moment", lambda: held() if held()[1] == 0 else None)
+    crowd = device.crowd(scaled(200), now)
+    wg0.publish(crowd)
+    wg0.settle()
+    wg0.publish(crowd[:1])
+    wait_for("all hooks", lambda: len([t for t in monitor.trail() if t.startswith("[WARN] Hook")]) == 2 * len(crowd) - 1)
+    wait_for("as many descriptors as before", lambda: held() == before)

@@ -15,7 +15,8 @@ import pytest
 
 import device
 import wg_monitor
-from harness import MODULE, PROJECT, Place, lines_of, need, scaled, wait_for
+from harness import MODULE, PROJECT, Place, lines_of, need, wait_for
+from scale import scaled
 from values import blocks
 
 PEERS = 1_000

@@ -14,9 +14,8 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Tuple
 
 import pytest
 
-import device
 import wg_monitor
-from harness import MODULE, PATIENCE_S, Place, alive, lines_of, need, wait_for
+from harness import MODULE, PATIENCE_S, alive, lines_of, need, wait_for
 from values import SECRETS, ids, key
 from wg_monitor import HOOK_DONE, HOOK_DROPPED, HOOK_OUTPUT_MAX, HOOKS_WAITING_MAX, HookRunner, Job, Notifier, Run
 
@@ -376,75 +375,6 @@ def test_roots_sticky_directories_pass_and_nobody_elses(hooks: Hooks) -> None:
     assert unfitness(str(path)) == ""
     give(path.parent, 65534)
     assert "belongs to nobody" in unfitness(str(path))
-
-
-# --- Hooks that outlive the monitor -------------------------------------------------------------------------------
-
-
-def test_a_hook_that_was_cut_short_runs_again_with_the_same_number(place: Place) -> None:
-    """At least once, also after SIGKILL; PEER_SEQ tells it apart. None waits longer than for the next start."""
-    ran = place.path / "ran"
-    hold = place.path / "hold"
-    hold.touch()
-    hook = place.script(
-        "hook", 'echo "$PEER_SEQ $PEER_EVENT" >>%s; while [ -e %s ]; do sleep 0.1; done\n' % (ran, hold)
-    )
-    flags = ["--state-path", str(place.path / "state.db"), "--on-change-script", str(hook)]
-    now = int(time.time())
-    wg0 = place.device(peers=[device.peer(1, now)])
-    first = place.start(*flags)
-    first.await_("the hook", lambda: len(lines_of(ran)) == 1)
-    wg0.publish([])
-    first.match("REMOVED .*")  # its hook has to wait for the first one's end
-    first.stop(signal.SIGKILL)
-    hold.unlink()
-    wg0.publish([])
-    second = place.start(*flags)
-    second.await_("both hooks", lambda: len(lines_of(ran)) == 3)
-    assert second.stop() == 0
-    once, again, next_ = lines_of(ran)
-    assert once == again and once.endswith(" ONLINE") and next_.endswith(" REMOVED")
-    third = place.start(*flags)
-    wg0.settle()
-    assert third.stop() == 0
-    assert len(lines_of(ran)) == 3, "what was done is not done again"
-
-
-def test_what_did_not_run_at_the_end_runs_at_the_next_start(place: Place) -> None:
-    ran = place.path / "ran"
-    hook = place.script("hook", 'echo "$PEER_SEQ" >>%s; [ -e %s/quick ] || sleep 1000\n' % (ran, place.path))
-    flags = ["--state-path", str(place.path / "state.db"), "--on-change-script", str(hook)]
-    now = int(time.time())
-    place.device(peers=[device.peer(number, now) for number in range(7)])
-    first = place.start(*flags)
-    first.await_("four hooks", lambda: len(lines_of(ran)) == 4)
-    assert first.stop() == 0
-    assert "[WARN] 7 hooks did not run to the end; they run at the next start" in first.trail()
-    (place.path / "quick").touch()
-    second = place.start(*flags)
-    second.await_("seven hooks", lambda: len(lines_of(ran)) == 11)
-    assert second.stop() == 0
-    assert sorted(set(lines_of(ran))) == sorted(lines_of(ran)[4:])
-
-
-def test_hooks_of_a_setting_that_is_gone_are_dropped_in_one_line(place: Place) -> None:
-    hook = place.script("hook", "sleep 1000\n")
-    store = ["--state-path", str(place.path / "state.db")]
-    now = int(time.time())
-    wg0 = place.device(peers=[device.peer(number, now) for number in range(3)])
-    first = place.start(*store, "--on-change-script", str(hook))
-    first.await_("three events", lambda: sum("ONLINE" in line for line in first.trail()) == 3)
-    first.stop(signal.SIGKILL)
-    second = place.start(*store)
-    second.see("[WARN] 3 hook runs dropped: ON_CHANGE_SCRIPT is not set any more")
-    wg0.settle()
-    assert second.stop() == 0
-    third = place.start(*store)
-    third.hear("Monitor started .*")
-    wg0.publish([])
-    wg0.settle()
-    assert third.stop() == 0
-    assert sum("dropped" in line for line in third.trail()) == 1
 
 
 # --- The service manager ------------------------------------------------------------------------------------------

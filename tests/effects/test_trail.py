@@ -15,7 +15,8 @@ import pytest
 
 import wg_monitor
 from disks import fill, free, on_a_small_disk
-from harness import need, scaled
+from harness import need
+from scale import scaled
 from values import ids
 from wg_monitor import BACKLOG_MAX, EMPTY, Moment, Outbox, Position, Record, Store, Trail, TrailBusy
 

@@ -8,11 +8,12 @@ from typing import Any, Dict, Iterator, List, Tuple
 import pytest
 
 import wg_monitor
+from scale import scaled
 from test_model import plain
-from values import PRESHARED_KEY, PRIVATE_KEY, START, P, at, blocks, chosen, dump, key, scale, unreadable
+from values import PRESHARED_KEY, PRIVATE_KEY, START, P, at, blocks, chosen, dump, key, unreadable
 from wg_monitor import EMPTY, Memo, Reading, Table
 
-DUMPS = max(1000, int(100_000 * scale()))
+DUMPS = max(1000, scaled(100_000))
 SEEDS = 20  # each takes its share of the dumps
 READINGS = 10  # of one table, before the next one
 

@@ -19,10 +19,11 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 import pytest
 
 import wg_monitor
-from values import START, P, blocks, chosen, dump, give, interface_line, key, peer_line, read, scale, unreadable
+from scale import scaled
+from values import START, P, blocks, chosen, dump, give, interface_line, key, peer_line, read, unreadable
 from wg_monitor import EMPTY, EVENT_KINDS, NEVER, Identity, Memo, Moment, Settings, Table
 
-HISTORIES = max(1, int(100 * scale()))
+HISTORIES = scaled(100)
 READINGS = 100  # in a history
 
 LINKS = ("wg0", "wg1", "site-b")

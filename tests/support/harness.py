@@ -45,11 +45,6 @@ def need(*tools: str, root: bool = True) -> None:
             lacking("needs " + tool)
 
 
-def scaled(count: int) -> int:
-    """How often to do what is worth doing thousands of times."""
-    return max(1, int(count * float(os.environ.get("WG_MONITOR_TEST_SCALE") or 1)))
-
-
 def wait_for(what: str, look: Callable[[], Optional[T]], patience_s: float = PATIENCE_S) -> T:
     """What `look` finds, as soon as it is something."""
     deadline = time.monotonic() + patience_s

@@ -20,12 +20,6 @@ PRESHARED_KEY = "cHJlc2hhcmVkIGtleSBvZiBhIHBlZXIsIGFiY2RlZmc="
 SECRETS = (PRIVATE_KEY, PRESHARED_KEY)
 
 
-def scale() -> float:
-    """How much of the long tests is run: all of it in CI, a twentieth where nobody says otherwise."""
-    default = "1" if os.environ.get("CI") else "0.05"
-    return float(os.environ.get("WG_MONITOR_TEST_SCALE") or default)
-
-
 def set_zone() -> None:
     time.tzset()
     wg_monitor.stamp_of.cache_clear()

@@ -1,0 +1,87 @@
+"""The command line: help, version, check, and what it needs to run."""
+
+import os
+import re
+import signal
+
+import pytest
+
+from device import peer
+from expected import console_oddities, now, told
+from harness import (
+    Place,
+    command_line,
+    need,
+)
+
+
+@pytest.fixture(autouse=True)
+def tools() -> None:
+    need("unshare", "wg")
+
+
+# --- The command line ---------------------------------------------------------------------------------------------
+
+NOBODY = ["unshare", "--user"]  # no user at all, without any capability
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_and_version_need_no_root(flag: str) -> None:
+    done = command_line(flag, behind=NOBODY)
+    assert done.returncode == 0 and done.stdout and not done.stderr
+
+
+def test_wrong_usage_needs_no_root() -> None:
+    assert command_line("--interval", "0", behind=NOBODY).returncode == 2
+
+
+def test_without_root_the_daemon_says_what_it_needs(place: Place) -> None:
+    done = command_line("--log-path", str(place.path / "trail"), behind=NOBODY)
+    assert done.returncode == 4 and "root" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (place.path / "trail").exists()
+
+
+def test_without_wg_the_daemon_says_what_to_install(place: Place) -> None:
+    place.wg("true")
+    assert place.fake_wg is not None
+    place.fake_wg.chmod(0o644)
+    monitor = place.start()
+    assert monitor.wait() == 5
+    assert len(monitor.console()) == 1 and "wireguard-tools" in monitor.console()[0]
+    assert not place.trail.exists()
+
+
+def test_check_tells_what_is_fit(place: Place) -> None:
+    hook = place.script("hook", "true\n")
+    store = str(place.path / "state.db")
+    flags = ["--log-path", str(place.trail), "--on-change-script", str(hook), "--state-path", store]
+    done = command_line("check", *flags, behind=place.enter())
+    assert done.returncode == 0 and not done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 6 and all(line.startswith("ok ") for line in lines)
+    assert not place.trail.exists() and not os.path.exists(store)
+
+
+def test_check_names_each_misfit_and_exits_with_the_first_ones_code(place: Place) -> None:
+    hook = place.script("hook", "true\n", 0o777)
+    place.wg("true")
+    assert place.fake_wg is not None
+    place.fake_wg.chmod(0o644)
+    flags = ["--log-path", "/etc/wg-monitor-test", "--on-change-script", str(hook)]
+    done = command_line("check", *flags, behind=place.enter())
+    assert done.returncode == 5
+    failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("FAIL ")]
+    assert failed == ["wg", "trail", "hook"]
+    wrong = command_line("check", "--interval", "0", behind=place.enter())
+    assert wrong.returncode == 2 and re.search(r"^FAIL +settings .*INTERVAL", wrong.stdout, re.M)
+    assert command_line("check", behind=NOBODY).returncode == 4
+
+
+def test_a_debug_run_by_hand_just_runs(place: Place) -> None:
+    one = peer(1, now())
+    place.device(peers=[one])
+    monitor = place.start("--debug", "--interval", "5", "--threshold", "60")
+    monitor.see(told("ONLINE", one, "new"))
+    assert monitor.stop(signal.SIGINT) == 0
+    assert monitor.trail()[0] == "Monitor started | Interval: 5s, Threshold: 60s, Stats: 3600s"
+    assert not console_oddities(monitor)

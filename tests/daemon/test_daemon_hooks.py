@@ -1,0 +1,273 @@
+"""The hook as the daemon runs it: for which events, with which environment, and after a restart."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Callable, Dict, List, Tuple
+
+from device import PRIVATE_KEY, peer
+from expected import console_oddities, now, short, told
+from harness import (
+    Place,
+    alive,
+    lines_of,
+    wait_for,
+)
+
+
+def recorder(place: Place, more: str = "") -> Tuple[Path, Callable[[], List[Dict[str, str]]]]:
+    """A hook that keeps the environments of its runs, and what it has kept."""
+    kept = place.path / "kept"
+    kept.mkdir()
+    hook = place.script("hook", 'env -0 >%s/$PEER_SEQ.part && mv %s/$PEER_SEQ.part %s/$PEER_SEQ\n%s' % (kept, kept, kept, more))
+
+    def runs() -> List[Dict[str, str]]:
+        paths = sorted((path for path in kept.iterdir() if not path.suffix), key=lambda path: int(path.name))
+        return [dict(pair.split("=", 1) for pair in path.read_text().split("\0") if pair) for path in paths]
+
+    return hook, runs
+
+
+def test_the_hook_is_told_everything_and_nothing_else(place: Place) -> None:
+    hook, runs = recorder(place)
+    ips = "10.0.0.1/32,10.1.0.0/24,2001:db8::/64"
+    one, offline = peer(1, now() - 175)._replace(allowed_ips=ips), peer(2)
+    device = place.device(peers=[one, offline])
+    monitor = place.start("--on-change-script", str(hook), environment={"SECRET": "inherited"})
+    wait_for("two runs", lambda: len(runs()) == 2)
+    device.publish([offline])
+    wait_for("three runs", lambda: len(runs()) == 3)
+    device.settle()
+    monitor.stop()
+    for run, event, online in zip(runs(), ("ONLINE", "OFFLINE", "REMOVED"), "100"):
+        shell = {name: run.pop(name) for name in ("PWD", "SHLVL", "_", "OLDPWD") if name in run}  # the shell's own
+        assert shell.get("PWD", "/") == "/"
+        assert run.pop("PEER_SEQ").isdigit()
+        assert run == {
+            "PATH": "/usr/bin:/usr/sbin:/bin:/sbin",
+            "LANG": "C.UTF-8",
+            "HOME": "/",
+            "PEER_EVENT": event,
+            "PEER_IFACE": "wg0",
+            "PEER_PUBKEY": one.public_key,
+            "PEER_ENDPOINT": one.endpoint,
+            "PEER_ALLOWED_IPS": ips,
+            "PEER_HANDSHAKE": str(one.handshake),
+            "PEER_ONLINE": online,
+        }
+    assert len(runs()) == 3, "a peer first seen offline went nowhere"
+
+
+def test_thousands_of_allowed_ips_reach_the_hook_whole(place: Place) -> None:
+    hook, runs = recorder(place)
+    many = ",".join("10.1.%d.%d/32" % (i // 250, i % 250) for i in range(3000))
+    place.device(peers=[peer(1, now())._replace(allowed_ips=many)])
+    place.start("--on-change-script", str(hook))
+    wait_for("a run", runs)
+    assert runs()[0]["PEER_ALLOWED_IPS"] == many
+
+
+def test_the_hook_runs_for_the_events_that_were_asked_for(place: Place) -> None:
+    hook, runs = recorder(place)
+    one = peer(1, now())
+    device = place.device(peers=[one])
+    events_wanted = "ROAMING,CHANGED,IFUP,IFDOWN"
+    monitor = place.start("--on-change-script", str(hook), "--script-events", events_wanted)
+    monitor.match("ONLINE .*")
+    device.publish([one._replace(endpoint="198.51.100.1:1", allowed_ips="10.9.9.9/32")])
+    monitor.match("CHANGED .*")
+    device.close()
+    monitor.match("IFDOWN .*")
+    place.device("wg1")
+    monitor.match("IFUP .*")
+    wait_for("four runs", lambda: len(runs()) == 4)
+    assert [(run["PEER_EVENT"], run["PEER_IFACE"]) for run in runs()] == [
+        ("ROAMING", "wg0"),
+        ("CHANGED", "wg0"),
+        ("IFDOWN", "wg0"),
+        ("IFUP", "wg1"),
+    ]
+    assert [run["PEER_PUBKEY"] for run in runs()] == [one.public_key, one.public_key, "", ""]
+
+
+def test_the_hook_is_no_shell_has_no_input_and_a_session_of_its_own(place: Place) -> None:
+    saw = place.path / "saw"
+    look = "cat; echo $# $PWD; ls /proc/self/fd | tr '\\n' ' '; echo; echo $$; sed 's/.*) //' /proc/$$/stat"
+    hook = place.script("a hook; touch x", "{ %s; } >%s.new; mv %s.new %s\n" % (look, saw, saw, saw))
+    place.device(peers=[peer(1, now())])
+    place.start("--on-change-script", str(hook))
+    wait_for("the hook", saw.exists)
+    arguments, descriptors, pid, status = saw.read_text().splitlines()
+    assert arguments == "0 /"
+    assert descriptors.split() == ["0", "1", "2", "3"], "the last is ls's own"
+    assert status.split()[3] == pid, "it leads its session"
+
+
+def test_hooks_run_four_at_once_and_in_order_for_each_peer(place: Place) -> None:
+    gate, log = place.path / "gate", place.path / "hook-log"
+    wait = "while [ ! -e %s ]; do sleep 0.05; done" % gate
+    hook = place.script("hook", "echo begin $PEER_PUBKEY $PEER_EVENT >>%s; %s; echo end >>%s\n" % (log, wait, log))
+    crowd = [peer(number, now()) for number in range(6)]
+    device = place.device(peers=crowd)
+    monitor = place.start("--on-change-script", str(hook))
+    wait_for("four hooks", lambda: len(lines_of(log)) == 4)
+    device.publish(crowd[1:])
+    monitor.match("REMOVED .*")  # readings go on
+    device.publish(crowd)
+    monitor.see(told("ONLINE", crowd[0], "new"), 2)
+    device.settle()
+    assert len(lines_of(log)) == 4
+    gate.touch()
+    wait_for("all hooks", lambda: lines_of(log).count("end") == 8)
+    mine = [line.split()[2] for line in lines_of(log) if crowd[0].public_key in line]
+    assert mine == ["ONLINE", "REMOVED", "ONLINE"]
+
+
+def test_a_hook_that_takes_too_long_is_killed_with_its_family(place: Place) -> None:
+    pids = place.path / "pids"
+    hook = place.script("hook", "trap '' TERM; sleep 300 & echo $$ $! >%s; wait\n" % pids)
+    place.device(peers=[peer(1, now())])
+    monitor = place.start("--on-change-script", str(hook), "--script-timeout", "1")
+    monitor.match(r"\[WARN\] Hook for ONLINE \[wg0\] %s took too long and was killed" % re.escape(short(peer(1))))
+    wait_for("the end of all", lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
+
+
+def test_a_failing_hook_is_reported_in_one_clean_bounded_line(place: Place) -> None:
+    say = r"printf 'one\ntwo\033[2J\342\200\250%%s' %s; head -c 100000 /dev/zero | tr '\0' x" % PRIVATE_KEY
+    hook = place.script("hook", say + "; exit 7\n")
+    place.device(peers=[peer(1, now())])
+    monitor = place.start("--on-change-script", str(hook))
+    match = monitor.match(r"\[WARN\] Hook for ONLINE \[wg0\] .*")
+    said = match.group().partition(" exited with status 7: ")[2]
+    assert said.startswith("one two") and said.isprintable() and "\u2028" not in said
+    assert PRIVATE_KEY not in said
+    assert 3500 < len(said) <= 4096
+    monitor.stop()
+    assert not console_oddities(monitor)
+
+
+def test_what_a_successful_hook_says_is_for_debugging(place: Place) -> None:
+    hook = place.script("hook", "echo well done\n")
+    one = peer(1, now())
+    device = place.device(peers=[one])
+    quiet = place.start("--on-change-script", str(hook))
+    device.settle()
+    quiet.stop()
+    assert "well done" not in quiet.console_path.read_text()
+    loud = place.start("--on-change-script", str(hook), "--debug")
+    loud.hear(r"\[DEBUG\] Hook for ONLINE \[wg0\] .*: well done")
+
+
+def test_a_grandchild_that_holds_the_hooks_output_delays_nobody(place: Place) -> None:
+    pids = place.path / "pids"
+    hook = place.script("hook", "echo started; sleep 300 & echo $! >>%s; exit 1\n" % pids)
+    one = peer(1, now())
+    device = place.device(peers=[one])
+    monitor = place.start("--on-change-script", str(hook))
+    try:
+        monitor.match(r"\[WARN\] Hook for ONLINE \[wg0\] .* exited with status 1: started")
+        device.publish([])
+        monitor.match(r"\[WARN\] Hook for REMOVED \[wg0\] .* exited with status 1: started")
+        assert monitor.stop() == 0
+    finally:
+        for pid in lines_of(pids):
+            if alive(int(pid)):
+                os.kill(int(pid), signal.SIGKILL)
+
+
+def test_a_hook_that_became_unfit_is_not_run(place: Place) -> None:
+    hook, runs = recorder(place)
+    one = peer(1, now())
+    device = place.device(peers=[one])
+    monitor = place.start("--on-change-script", str(hook))
+    wait_for("a run", runs)
+    hook.chmod(0o777)
+    device.publish([])
+    monitor.match(r"\[WARN\] The hook \S+/hook is not run: it can be written by others.*")
+    device.settle()
+    assert len(runs()) == 1
+    hook.chmod(0o755)
+    device.publish([one])
+    wait_for("another run", lambda: runs()[-1]["PEER_EVENT"] == "ONLINE" and len(runs()) > 1)
+    monitor.match(r"\[WARN\] The hook \S+/hook is run again.*")
+
+
+def test_a_hook_that_the_kernel_refuses_is_reported(place: Place) -> None:
+    hook = place.path / "hook"
+    hook.write_text("#!/no/such/interpreter\n")
+    hook.chmod(0o755)
+    place.device(peers=[peer(1, now())])
+    monitor = place.start("--on-change-script", str(hook))
+    monitor.match(r"\[WARN\] Hook for ONLINE \[wg0\] could not be run: No such file or directory.*")
+    assert monitor.stop() == 0
+
+
+# --- Hooks that outlive the monitor -------------------------------------------------------------------------------
+
+
+def test_a_hook_that_was_cut_short_runs_again_with_the_same_number(place: Place) -> None:
+    """At least once, also after SIGKILL; PEER_SEQ tells it apart. None waits longer than for the next start."""
+    ran = place.path / "ran"
+    hold = place.path / "hold"
+    hold.touch()
+    hook = place.script(
+        "hook", 'echo "$PEER_SEQ $PEER_EVENT" >>%s; while [ -e %s ]; do sleep 0.1; done\n' % (ran, hold)
+    )
+    flags = ["--state-path", str(place.path / "state.db"), "--on-change-script", str(hook)]
+    now = int(time.time())
+    wg0 = place.device(peers=[peer(1, now)])
+    first = place.start(*flags)
+    first.await_("the hook", lambda: len(lines_of(ran)) == 1)
+    wg0.publish([])
+    first.match("REMOVED .*")  # its hook has to wait for the first one's end
+    first.stop(signal.SIGKILL)
+    hold.unlink()
+    wg0.publish([])
+    second = place.start(*flags)
+    second.await_("both hooks", lambda: len(lines_of(ran)) == 3)
+    assert second.stop() == 0
+    once, again, next_ = lines_of(ran)
+    assert once == again and once.endswith(" ONLINE") and next_.endswith(" REMOVED")
+    third = place.start(*flags)
+    wg0.settle()
+    assert third.stop() == 0
+    assert len(lines_of(ran)) == 3, "what was done is not done again"
+
+
+def test_what_did_not_run_at_the_end_runs_at_the_next_start(place: Place) -> None:
+    ran = place.path / "ran"
+    hook = place.script("hook", 'echo "$PEER_SEQ" >>%s; [ -e %s/quick ] || sleep 1000\n' % (ran, place.path))
+    flags = ["--state-path", str(place.path / "state.db"), "--on-change-script", str(hook)]
+    now = int(time.time())
+    place.device(peers=[peer(number, now) for number in range(7)])
+    first = place.start(*flags)
+    first.await_("four hooks", lambda: len(lines_of(ran)) == 4)
+    assert first.stop() == 0
+    assert "[WARN] 7 hooks did not run to the end; they run at the next start" in first.trail()
+    (place.path / "quick").touch()
+    second = place.start(*flags)
+    second.await_("seven hooks", lambda: len(lines_of(ran)) == 11)
+    assert second.stop() == 0
+    assert sorted(set(lines_of(ran))) == sorted(lines_of(ran)[4:])
+
+
+def test_hooks_of_a_setting_that_is_gone_are_dropped_in_one_line(place: Place) -> None:
+    hook = place.script("hook", "sleep 1000\n")
+    store = ["--state-path", str(place.path / "state.db")]
+    now = int(time.time())
+    wg0 = place.device(peers=[peer(number, now) for number in range(3)])
+    first = place.start(*store, "--on-change-script", str(hook))
+    first.await_("three events", lambda: sum("ONLINE" in line for line in first.trail()) == 3)
+    first.stop(signal.SIGKILL)
+    second = place.start(*store)
+    second.see("[WARN] 3 hook runs dropped: ON_CHANGE_SCRIPT is not set any more")
+    wg0.settle()
+    assert second.stop() == 0
+    third = place.start(*store)
+    third.hear("Monitor started .*")
+    wg0.publish([])
+    wg0.settle()
+    assert third.stop() == 0
+    assert sum("dropped" in line for line in third.trail()) == 1

@@ -1,0 +1,125 @@
+"""The trail while files move, disappear or fill the disk under the running daemon."""
+
+import re
+import stat
+import subprocess
+from typing import List
+
+import pytest
+
+from device import peer
+from expected import now, told
+from harness import (
+    Place,
+    lines_of,
+    texts,
+    wait_for,
+)
+from scale import scaled
+
+
+def all_lines(place: Place) -> List[str]:
+    """Of the trail and of what it was before, in order."""
+    paths = sorted(place.logs.glob("wg_monitor.log.*")) + [place.trail]
+    return [line for path in paths for line in lines_of(path)]
+
+
+def test_a_trail_moved_again_and_again_loses_no_line_and_tears_none(place: Place) -> None:
+    device = place.device(peers=[peer(0, now())])
+    monitor = place.start()
+    monitor.match("ONLINE .*")
+    rounds = scaled(20)
+    for number in range(1, rounds + 1):
+        place.trail.rename(place.logs / ("wg_monitor.log.%03d" % number))
+        device.publish([peer(number * 100 + i, now()) for i in range(50)])
+        wait_for("the new trail", lambda: len([t for t in texts(lines_of(place.trail)) if "ONLINE" in t]) == 50)
+    assert monitor.stop() == 0
+    lines = texts(all_lines(place))
+    assert len([text for text in lines if text.startswith("ONLINE ")]) == rounds * 50 + 1
+    assert len([text for text in lines if text.startswith("REMOVED ")]) == rounds * 50 - 49
+    assert len(lines) == len(set(lines)) == rounds * 100 - 48 + 2
+    assert lines == texts(monitor.console())
+
+
+def test_a_deleted_trail_is_made_anew(place: Place) -> None:
+    device = place.device(peers=[peer(1, now())])
+    monitor = place.start()
+    monitor.match("ONLINE .*")
+    place.trail.unlink()
+    device.publish([])
+    monitor.match("REMOVED .*")
+    assert len(lines_of(place.trail)) == 1
+    assert stat.S_IMODE(place.trail.stat().st_mode) == 0o640
+
+
+def test_a_trail_whose_directory_is_gone_gets_its_lines_when_it_returns(place: Place) -> None:
+    directory = place.logs / "deep"
+    directory.mkdir()
+    device = place.device(peers=[peer(1, now())])
+    monitor = place.start("--log-path", "/var/log/deep/trail")
+    wait_for("ONLINE", lambda: any(" ONLINE " in line for line in lines_of(directory / "trail")))
+    (directory / "trail").unlink()
+    directory.rmdir()
+    device.publish([])
+    monitor.hear(r"\[WARN\] /var/log/deep/trail cannot be written: No such file or directory.*")
+    monitor.hear(r"REMOVED .*")
+    directory.mkdir()
+    wait_for("the kept lines", lambda: any(" REMOVED " in line for line in lines_of(directory / "trail")))
+    assert monitor.stop() == 0
+    assert lines_of(directory / "trail") == monitor.console()[2:]
+
+
+def test_a_full_disk_tears_no_line(place: Place) -> None:
+    disk = place.logs / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,mode=755", "none", str(disk)], check=True)
+    place.stack.callback(subprocess.run, ["umount", "--lazy", str(disk)], check=True)
+    trail = disk / "trail"
+    device = place.device(peers=[])
+    monitor = place.start("--log-path", "/var/log/disk/trail")
+    wait_for("a trail", lambda: lines_of(trail))
+    (disk / "ballast").write_bytes(b"x" * 61_000)
+    device.publish([peer(number, now()) for number in range(500)])  # 50 KiB of lines
+    monitor.hear(r"\[WARN\] /var/log/disk/trail cannot be written: No space left on device.*")
+    device.settle()
+    (disk / "ballast").unlink()
+    monitor.hear(r"\[WARN\] /var/log/disk/trail can be written again after .*")
+    assert monitor.stop() == 0
+    assert lines_of(trail) == monitor.console()
+    assert len([text for text in texts(lines_of(trail)) if text.startswith("ONLINE ")]) == 500
+
+
+@pytest.mark.parametrize("umask", ["000", "077", "777"])
+def test_the_first_trail_has_its_mode_whatever_the_umask(place: Place, umask: str) -> None:
+    device = place.device()
+    script = place.script("with-umask", 'umask %s; exec "$@"\n' % umask)
+    place.start(wrapper=str(script))
+    device.settle()
+    assert stat.S_IMODE(place.trail.stat().st_mode) == 0o640
+
+
+def test_a_second_monitor_on_the_same_trail_reports_to_the_console_only(place: Place) -> None:
+    one = peer(1, now())
+    device = place.device(peers=[one])
+    service = place.start()
+    service.see(told("ONLINE", one, "new"))
+    by_hand = place.start("--debug")
+    by_hand.hear(r"\[WARN\] .*another monitor.*")
+    by_hand.hear(re.escape(told("ONLINE", one, "new")))
+    device.publish([])
+    by_hand.hear(re.escape(told("REMOVED", one)))
+    service.see(told("REMOVED", one))
+    assert by_hand.stop() == 0
+    assert service.stop() == 0
+    assert lines_of(place.trail) == service.console()
+
+
+def test_an_unfinished_last_line_swallows_no_other(place: Place) -> None:
+    place.trail.write_text("2023-10-27 10:00:00 torn")
+    place.trail.chmod(0o640)
+    device = place.device()
+    monitor = place.start()
+    device.settle()
+    monitor.stop()
+    assert lines_of(place.trail)[0] == "2023-10-27 10:00:00 torn"
+    assert lines_of(place.trail)[1:] == monitor.console()

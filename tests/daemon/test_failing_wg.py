@@ -1,0 +1,179 @@
+"""A `wg` that fails, hangs, disappears or prints invalid lines. A script in its place does so."""
+
+import os
+import re
+
+import pytest
+
+from device import peer
+from expected import console_oddities, dump, events, now, told
+from harness import (
+    Place,
+    alive,
+    wait_for,
+)
+
+# --- A failing wg -------------------------------------------------------------------------------------------------
+
+FAILURES = {
+    "an exit status": ("echo nonsense >&2; exit 3", r"wg exited with status 3: nonsense"),
+    "an end by a signal": ("kill -KILL $$", r"wg was ended by SIGKILL"),
+    "output that breaks off": ("printf 'wg0\\tx'", r"the output of wg breaks off"),
+}
+
+
+@pytest.mark.parametrize("behaviour, words", FAILURES.values(), ids=FAILURES.keys())
+def test_a_failing_wg_costs_readings_and_no_more(place: Place, behaviour: str, words: str) -> None:
+    one = peer(1, now())
+    place.device(peers=[one])
+    place.wg('exec %s "$@"' % place.real_wg)
+    monitor = place.start()
+    monitor.see(told("ONLINE", one, "new"))
+    place.wg(behaviour)
+    monitor.match(r"\[WARN\] No reading: %s; .*" % words)
+    place.settle()
+    place.wg('exec %s "$@"' % place.real_wg)
+    monitor.match(r"\[WARN\] Readings again after \d+s")
+    place.settle()
+    assert monitor.stop() == 0
+    assert len(events(monitor)) == 3
+
+
+def test_a_wg_that_disappears_while_the_monitor_runs_is_missed_until_it_returns(place: Place) -> None:
+    interpreter = place.path / "interpreter"
+    interpreter.symlink_to("/bin/sh")
+    place.wg('exec %s "$@"' % place.real_wg)
+    assert place.fake_wg is not None
+    place.fake_wg.write_text(place.fake_wg.read_text().replace("#!/bin/sh", "#!%s" % interpreter))
+    one = peer(1, now())
+    place.device(peers=[one])
+    monitor = place.start()
+    monitor.see(told("ONLINE", one, "new"))
+    interpreter.unlink()
+    monitor.match(r"\[WARN\] No reading: \S+/wg cannot be run: No such file or directory.*; .*")
+    interpreter.symlink_to("/bin/sh")
+    monitor.match(r"\[WARN\] Readings again after \d+s")
+
+
+def test_a_hanging_wg_is_killed_with_its_family_and_asked_again(place: Place) -> None:
+    pids = place.path / "pids"
+    place.wg("sleep 300 & echo $! $$ >%s; wait" % pids)
+    monitor = place.start()
+    monitor.match(r"\[WARN\] No reading: wg gave no answer within 10s; .*")
+    first_pids = [int(pid) for pid in pids.read_text().split()]
+    wait_for("their end", lambda: not any(map(alive, first_pids)))
+    one = peer(1, now())
+    place.device(peers=[one])
+    place.wg('exec %s "$@"' % place.real_wg)
+    monitor.see(told("ONLINE", one, "new"))
+    monitor.match(r"\[WARN\] Readings again after \d+s")
+    assert monitor.stop() == 0
+    wait_for("the end of all", lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
+
+
+def test_the_start_is_told_while_the_first_wg_runs(place: Place) -> None:
+    gate = place.path / "gate"
+    place.wg("while [ ! -e %s ]; do sleep 0.05; done" % gate)
+    monitor = place.start()
+    monitor.match("Monitor started .*")
+    gate.touch()
+    assert monitor.stop() == 0
+    assert not monitor.trail()[1:-1]
+
+
+def test_a_hung_device_hangs_the_real_wg_and_not_the_monitor(place: Place) -> None:
+    one = peer(1, now())
+    device = place.device(peers=[one])
+    monitor = place.start()
+    monitor.see(told("ONLINE", one, "new"))
+    device.hang()
+    monitor.match(r"\[WARN\] No reading: wg gave no answer within 10s; .*")
+    device.resume()
+    monitor.match(r"\[WARN\] Readings again after \d+s")
+    assert len(events(monitor)) == 3
+
+
+def test_an_interface_named_on_standard_error_only_is_unknown_not_gone(place: Place) -> None:
+    one, two = peer(1, now()), peer(2, now())
+    place.wg_prints(dump(one) + dump(two, iface="wg1"))
+    monitor = place.start()
+    monitor.see(told("ONLINE", two, "new", "wg1"))
+    place.wg_prints(dump(one), "Unable to access interface wg1: Operation not permitted\n")
+    monitor.match(r"\[WARN\] \[wg1\] cannot be read.*")
+    place.settle()
+    place.wg_prints(dump(one) + dump(two, iface="wg1"))
+    monitor.match(r"\[WARN\] \[wg1\] can be read again after \d+s")
+    place.settle()
+    assert len(events(monitor)) == 4
+
+
+GARBAGE = {
+    "nonsense": b"nonsense\n",
+    "too few fields": b"wg0\tx\ty\n",
+    "too many fields": dump(peer(9, 1)).splitlines()[1] + b"\tmore\n",
+    "an empty line": b"\n",
+    "zero bytes": b"\0\0\0\n",
+    "invalid UTF-8": b"wg0\t\xff\xfe\t\xc3\x28\n",
+    "an escape sequence": dump(peer(9, 1)).splitlines()[1].replace(b"192.0.2.1", b"\x1b[2J\x07") + b"\n",
+    "a carriage return": dump(peer(9, 1)).splitlines()[1].replace(b"192.0.2.1", b"x\rOFFLINE [wg0]") + b"\n",
+    "a line separator": dump(peer(9, 1)).splitlines()[1].replace(b"192.0.2.1", "\u2028OFFLINE".encode()) + b"\n",
+    "a next-line character": dump(peer(9, 1)).splitlines()[1].replace(b"192.0.2.1", "\x85OFFLINE".encode()) + b"\n",
+    "bidirectional marks": dump(peer(9, 1)).splitlines()[1].replace(b"192.0.2.1", "\u202e\u2066".encode()) + b"\n",
+    "an endless endpoint": dump(peer(9, 1)).splitlines()[1].replace(b"192.0.2.1", b"1" * 5000) + b"\n",
+    "a negative handshake": dump(peer(9, -1)).splitlines()[1] + b"\n",
+    "a handshake of 20 digits": dump(peer(9, 10**19)).splitlines()[1] + b"\n",
+    "a fraction": dump(peer(9, 1)).splitlines()[1].replace(b"\t1\t", b"\t1.5\t") + b"\n",
+    "digits that are not ASCII": dump(peer(9, 1)).splitlines()[1].replace(b"\t1\t", "\t\u0661\t".encode()) + b"\n",
+    "counters without an end": dump(peer(9, 1)._replace(rx=10**30)).splitlines()[1] + b"\n",
+    "a key that is none": dump(peer(9, 1)).splitlines()[1].replace(peer(9).public_key.encode(), b"short=") + b"\n",
+    "a path for an interface": b"../../etc/passwd\t" + dump(peer(9, 1)).splitlines()[1].partition(b"\t")[2] + b"\n",
+    "a peer of no interface": dump(peer(9, 1), iface="wg7").splitlines()[1] + b"\n",
+    "the same peer twice": dump(peer(1, 1)).splitlines()[1] + b"\n",
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE.keys())
+def test_a_line_that_is_none_spoils_nothing_but_itself(place: Place, garbage: bytes) -> None:
+    good, last = peer(1, now()), peer(2, now())
+    place.wg_prints(dump(good) + garbage + dump(last).partition(b"\n")[2])
+    monitor = place.start()
+    monitor.see(told("ONLINE", last, "new"))
+    assert monitor.stop() == 0
+    lines = place.trail.read_bytes().split(b"\n")
+    assert lines.pop() == b""
+    assert all(re.match(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [ -~]+$", line) for line in lines), lines
+    assert [text for text in events(monitor) if not text.startswith("[WARN]")] == [
+        told("ONLINE", good, "new"),
+        told("ONLINE", last, "new"),
+    ]
+    assert len([text for text in events(monitor) if text.startswith("[WARN]")]) == 1
+    assert not console_oddities(monitor)
+
+
+def test_while_a_line_is_spoiled_nobody_on_that_interface_is_removed(place: Place) -> None:
+    one, two, other = peer(1, now()), peer(2, now()), peer(3, now())
+    place.wg_prints(dump(one, two) + dump(other, iface="wg1"))
+    monitor = place.start()
+    monitor.see(told("ONLINE", other, "new", "wg1"))
+    place.wg_prints(dump(one) + b"wg0\tspoiled\n" + dump(iface="wg1"))
+    monitor.see(told("REMOVED", other, iface="wg1"))
+    place.settle()
+    assert len([text for text in events(monitor) if text.startswith("[WARN]")]) == 1
+    place.wg_prints(dump(one) + dump(iface="wg1"))
+    monitor.see(told("REMOVED", two))
+
+
+def test_wg_is_run_by_its_path_with_an_environment_built_from_nothing(place: Place) -> None:
+    saw = place.path / "saw"
+    place.wg('{ echo "$0 $*"; env; } >%s.new; mv %s.new %s' % (saw, saw, saw))
+    evil = place.path / "evil"
+    evil.mkdir()
+    (evil / "wg").write_text("#!/bin/sh\ntouch %s\n" % (place.path / "was-run"))
+    (evil / "wg").chmod(0o755)
+    place.start(environment={"PATH": "%s:%s" % (evil, os.environ["PATH"]), "WG_HIDE_KEYS": "always", "LD_PRELOAD": ""})
+    place.settle()
+    command, *variables = saw.read_text().splitlines()
+    assert re.fullmatch(r"/\S+/wg show all dump", command)
+    allowed = {"PATH", "LANG", "PWD", "_", "SHLVL", "OLDPWD"}  # the last four are the shell's own
+    assert {variable.partition("=")[0] for variable in variables} <= allowed
+    assert not (place.path / "was-run").exists()

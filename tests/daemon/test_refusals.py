@@ -1,0 +1,288 @@
+"""Invalid settings: one line on the console, exit status 2, and no file made."""
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Dict, Optional
+
+import pytest
+
+from expected import MONITOR_STARTED
+from harness import (
+    Place,
+    command_line,
+    need,
+)
+
+
+@pytest.fixture(autouse=True)
+def tools() -> None:
+    need("unshare", "wg")
+
+
+# --- Wrong settings -----------------------------------------------------------------------------------------------
+
+REFUSED_FLAGS = {
+    "no interval": "--interval 0",
+    "a word for an interval": "--interval abc",
+    "a float for an interval": "--interval 1e3",
+    "a fraction": "--interval 1.5",
+    "a negative interval": "--interval=-1",
+    "a sign": "--interval=+5",
+    "white space": "--interval=5\t",
+    "digits that are not ASCII": "--interval \uff15",
+    "underscores": "--interval 1_0",
+    "more than a year": "--interval 31536001",
+    "a threshold of nothing": "--threshold 0",
+    "statistics never": "--stats-interval 0",
+    "no time for the hook": "--script-timeout 0",
+    "no history": "--history-days 0",
+    "more than a hundred years": "--history-days 36501",
+    "a path for an interface": "--interface ../x",
+    "a name too long": "--interface abcdefghijklmnop",
+    "an empty name": "--interface wg0,,wg1",
+    "an escape in a name": "--interface wg\x1b[2J",
+    "an unknown format": "--log-format xml",
+    "a format in capitals": "--log-format JSON",
+    "an unknown sign of life": "--liveness ping",
+    "an unknown event": "--script-events ONLINE,SOMETIMES",
+    "an unknown flag": "--intervall 5",
+    "an abbreviated flag": "--inter 5",
+    "a word too many": "start",
+    "a flag without its value": "--interval",
+    "a value for a switch": "--debug=perhaps",
+}
+
+
+def refused(*flags: str, environment: Optional[Dict[str, str]] = None, code: int = 2) -> str:
+    """The one line that a refusal is."""
+    done = command_line(*flags, environment=environment)
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert done.stderr.endswith("\n") and done.stderr[:-1].isprintable(), done.stderr
+    return done.stderr[:-1]
+
+
+@pytest.mark.parametrize("flags", REFUSED_FLAGS.values(), ids=REFUSED_FLAGS.keys())
+def test_a_wrong_flag_is_refused_with_one_line_and_nothing_is_made(place: Place, flags: str) -> None:
+    line = refused("--log-path", str(place.path / "trail"), *flags.split(" ", 1))
+    assert not (place.path / "trail").exists()
+    variable = flags.split(" ")[0].split("=")[0].lstrip("-")
+    assert variable.replace("-", "_").lower() in line.replace("-", "_").lower()
+
+
+REFUSED_VARIABLES = {
+    "INTERVAL": "0",
+    "THRESHOLD": "1e3",
+    "STATS_INTERVAL": "never",
+    "LIVENESS": "1",
+    "LOG_FORMAT": "csv",
+    "INTERFACE": "wg0;reboot",
+    "SCRIPT_TIMEOUT": "-1",
+    "SCRIPT_EVENTS": "online",
+    "HISTORY_DAYS": "forever",
+    "DEBUG": "maybe",
+    "LOG_PATH": "trail.log",
+    "STATE_PATH": "state.db",
+    "ON_CHANGE_SCRIPT": "hook.sh",
+}
+
+
+@pytest.mark.parametrize("variable, value", REFUSED_VARIABLES.items(), ids=REFUSED_VARIABLES.keys())
+def test_a_wrong_variable_is_refused_by_its_name_and_value(place: Place, variable: str, value: str) -> None:
+    environment = {"LOG_PATH": str(place.path / "trail"), variable: value}
+    line = refused("--from-environment", environment=environment)
+    assert variable in line and value in line
+    assert not (place.path / "trail").exists()
+
+
+def test_variables_count_only_where_they_are_asked_for_and_a_flag_beats_them(place: Place) -> None:
+    device = place.device()
+    variables = {"THRESHOLD": "200", "STATS_INTERVAL": "", "INTERFACE": ""}
+    monitor = place.start("--from-environment", environment={**variables, "INTERVAL": "9"})
+    device.settle()
+    monitor.stop()
+    assert monitor.trail()[0] == "Monitor started | Interval: 1s, Threshold: 200s, Stats: 3600s"
+    deaf = place.start(environment={"THRESHOLD": "0", "DEBUG": "nonsense"})
+    device.settle()
+    deaf.hear(MONITOR_STARTED.replace("|", r"\|"))
+    assert deaf.stop() == 0
+
+
+def make_trail(place: Place, kind: str) -> str:
+    """Something that cannot be the trail, by its path."""
+    path = place.path / "trail"
+    if kind == "a link":
+        path.symlink_to(place.path / "elsewhere")
+    elif kind == "a link to nowhere":
+        path.symlink_to("/etc/wg-monitor-test")
+    elif kind == "a directory":
+        path.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(str(path))
+    elif kind == "a device":
+        os.mknod(str(path), 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    elif kind == "a file with two names":
+        path.touch()
+        os.link(str(path), str(place.path / "second"))
+    elif kind == "somebody else's file":
+        path.touch()
+        os.chown(str(path), 65534, -1)
+    elif kind == "in a directory that leads outside":
+        path.symlink_to("/etc")
+        path = path / "wg-monitor-test"
+    elif kind == "in a directory that is not there":
+        path = path / "trail"
+    elif kind == "in a file":
+        path.touch()
+        path = path / "trail"
+    return str(path)
+
+
+UNFIT_FILES = [
+    "a link",
+    "a link to nowhere",
+    "a directory",
+    "a pipe",
+    "a device",
+    "a file with two names",
+    "somebody else's file",
+    "in a directory that leads outside",
+    "in a directory that is not there",
+    "in a file",
+]
+
+
+@pytest.mark.parametrize("kind", UNFIT_FILES)
+def test_an_unfit_trail_is_refused(place: Place, kind: str) -> None:
+    path = make_trail(place, kind)
+    before = sorted(str(each) for each in place.path.rglob("*"))
+    assert "LOG_PATH" in refused("--log-path", path)
+    assert sorted(str(each) for each in place.path.rglob("*")) == before
+    assert not os.path.exists("/etc/wg-monitor-test")
+
+
+OUTSIDE = {
+    "outside": "/etc/wg-monitor-test",
+    "dots that lead outside": "/var/log/../../etc/wg-monitor-test",
+    "a root's name only begun": "/var/log-evil/wg-monitor-test",
+    "relative": "wg-monitor-test",
+    "a root itself": "/tmp",
+    "a directory's name": "/tmp/",
+    "a dot": "/tmp/.",
+    "two dots": "/tmp/..",
+    "a newline": "/tmp/wg-monitor\ntest",
+    "an escape": "/tmp/wg-monitor\x1b[2Jtest",
+    "a direction mark": "/tmp/wg-monitor\u202etest",
+    "a line separator": "/tmp/wg-monitor\u2028test",
+    "bytes that are no text": "/tmp/wg-monitor\udcfftest",
+}
+
+
+@pytest.mark.parametrize("path", OUTSIDE.values(), ids=OUTSIDE.keys())
+def test_a_trail_outside_its_roots_is_refused(path: str) -> None:
+    assert "LOG_PATH" in refused("--log-path", path)
+    assert not os.path.lexists(path) or os.path.isdir(path)
+
+
+def test_a_look_alike_of_a_root_is_refused_even_where_it_exists(place: Place) -> None:
+    """By components, not by prefix."""
+    evil = Path("/tmp-wg-monitor-%d" % os.getpid())
+    evil.mkdir()
+    try:
+        assert "LOG_PATH" in refused("--log-path", str(evil / "trail"))
+        assert list(evil.iterdir()) == []
+    finally:
+        evil.rmdir()
+
+
+UNFIT_STORES = {
+    "outside": "/etc/wg-monitor-test.db",
+    "in the trails' root": "/var/log/wg-monitor-test.db",
+    "in a directory that everybody writes to": "/tmp/wg-monitor-test.db",
+    "relative": "state.db",
+}
+
+
+@pytest.mark.parametrize("path", UNFIT_STORES.values(), ids=UNFIT_STORES.keys())
+def test_an_unfit_store_is_refused(place: Place, path: str) -> None:
+    assert "STATE_PATH" in refused("--log-path", str(place.path / "trail"), "--state-path", path)
+    assert not os.path.exists(path)
+    assert not (place.path / "trail").exists()
+
+
+def make_hook(place: Place, kind: str) -> str:
+    directory = place.path / "hooks"
+    directory.mkdir()
+    hook = place.script("hooks/hook", "true\n")
+    if kind == "missing":
+        hook.unlink()
+    elif kind == "a directory":
+        hook.unlink()
+        hook.mkdir()
+    elif kind == "not executable":
+        hook.chmod(0o644)
+    elif kind == "writable by its group":
+        hook.chmod(0o775)
+    elif kind == "writable by all":
+        hook.chmod(0o757)
+    elif kind == "somebody else's":
+        os.chown(str(hook), 65534, -1)
+    elif kind == "in a directory that others write to":
+        directory.chmod(0o775)
+    elif kind == "in somebody else's directory":
+        os.chown(str(directory), 65534, -1)
+    elif kind == "behind somebody else's link":
+        os.chown(str(directory), 65534, -1)
+        (directory / "link").symlink_to(place.script("fit", "true\n"))
+        return str(directory / "link")
+    elif kind == "a link to somebody else's":
+        os.chown(str(hook), 65534, -1)
+        (place.path / "link").symlink_to(hook)
+        return str(place.path / "link")
+    return str(hook)
+
+
+UNFIT_HOOKS = [
+    "missing",
+    "a directory",
+    "not executable",
+    "writable by its group",
+    "writable by all",
+    "somebody else's",
+    "in a directory that others write to",
+    "in somebody else's directory",
+    "behind somebody else's link",
+    "a link to somebody else's",
+]
+
+
+@pytest.mark.parametrize("kind", UNFIT_HOOKS)
+def test_an_unfit_hook_is_refused(place: Place, kind: str) -> None:
+    hook = make_hook(place, kind)
+    line = refused("--log-path", str(place.path / "trail"), "--on-change-script", hook)
+    assert "ON_CHANGE_SCRIPT" in line and hook in line
+    assert not (place.path / "trail").exists()
+
+
+def test_a_directory_that_the_daemon_may_not_write_is_named_with_its_owner(place: Place) -> None:
+    """Root without CAP_DAC_OVERRIDE, as under the units, is bound by ownership like anyone."""
+    need("setpriv")
+    os.chown(str(place.logs), 65534, 65534)
+    bound = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+    done = command_line("--log-path", str(place.trail), behind=bound)
+    assert done.returncode == 4
+    assert "LOG_PATH" in done.stderr and str(place.logs) in done.stderr and "nobody" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not place.trail.exists()
+
+
+def test_a_second_monitor_on_the_same_store_is_refused(place: Place) -> None:
+    device = place.device()
+    store = str(place.path / "state.db")
+    place.start("--state-path", store)
+    device.settle()
+    second = place.start("--state-path", store, "--log-path", "/var/log/second.log")
+    assert second.wait() == 1
+    assert re.fullmatch("wg_monitor: STATE_PATH: .* is in use by another monitor", "\n".join(second.console()))
+    assert not (place.logs / "second.log").exists()

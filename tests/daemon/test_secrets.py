@@ -1,0 +1,67 @@
+"""Private and preshared keys appear in no output, wherever `wg` prints them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from device import PRESHARED_KEY, PRIVATE_KEY, hexadecimal, peer
+from expected import dump
+from harness import (
+    Place,
+)
+
+# --- Secrets ------------------------------------------------------------------------------------------------------
+
+SECRETS = [
+    form
+    for secret in (PRIVATE_KEY, PRESHARED_KEY)
+    for form in (secret, hexadecimal(secret), secret[:16], secret[-16:], secret.rstrip("="))
+]
+MISPLACED = {
+    "as they should be": (dump(peer(1, 9)), "", 0),
+    "with an exit status": (dump(peer(1, 9)), "Unable to read %s\n" % PRIVATE_KEY, 1),
+    "in lines that break off": (dump(peer(1, 9))[:-20], "", 0),
+    "in the public key's column": (dump(peer(1, 9)).replace(peer(1).public_key.encode(), b"?"), "", 0),
+    "as an interface": (dump(peer(1, 9)).replace(b"wg0", PRIVATE_KEY.encode()), "", 0),
+    "as an endpoint": (dump(peer(1, 9)).replace(b"192.0.2.1:1025", PRIVATE_KEY.encode()), "", 0),
+    "as allowed IPs": (dump(peer(1, 9)).replace(b"10.0.0.1/32", PRESHARED_KEY.encode()), "", 0),
+    "as a number": (dump(peer(1, 9)).replace(b"\t9\t", b"\t" + PRIVATE_KEY.encode() + b"\t"), "", 0),
+    "on lines of their own": (("%s\n%s\n" % (PRIVATE_KEY, PRESHARED_KEY)).encode(), "", 0),
+    "with other white space": (dump(peer(1, 9)).replace(b"\t", b" "), "", 0),
+    "with fields too many": (dump(peer(1, 9)).replace(b"\n", b"\t%s\n" % PRIVATE_KEY.encode()), "", 0),
+    "as an unreadable interface": (dump(), "Unable to access interface %s: no\n" % PRIVATE_KEY, 0),
+    "in hexadecimal": (b"", "private_key=%s\n" % hexadecimal(PRIVATE_KEY), 1),
+}
+
+
+@pytest.mark.parametrize("output, errors, status", MISPLACED.values(), ids=MISPLACED.keys())
+def test_private_and_preshared_keys_are_in_no_output_at_all(
+    place: Place, output: bytes, errors: str, status: int
+) -> None:
+    hook = place.script("hook", "env >>%s; printf '%%s' \"$*\" >>%s\n" % (place.path / "hook-saw", place.path / "args"))
+    store = place.path / "state.db"
+    place.wg_prints(output, errors, status)
+    monitor = place.start(
+        *("--debug", "--stats-interval", "1", "--on-change-script", str(hook), "--state-path", str(store))
+    )
+    place.settle()
+    process = Path("/proc/%d" % monitor.pid)
+    seen = [(process / name).read_bytes() for name in ("cmdline", "environ")]
+    assert monitor.stop() == 0
+    seen += [path.read_bytes() for path in place.path.rglob("*") if path.is_file() and not is_source(path)]
+    assert len(seen) >= 6, "trail, console, stdout, store and two of the process"
+    for secret in SECRETS:
+        assert not any(secret.encode() in data for data in seen), "found a secret"
+
+
+def is_source(path: Path) -> bool:
+    return path.name.startswith(("output-", "errors-")) or path.name == "real-wg"
+
+
+def test_the_daemon_leaves_no_core(place: Place) -> None:
+    device = place.device()
+    monitor = place.start()
+    device.settle()
+    limits = Path("/proc/%d/limits" % monitor.pid).read_text()
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.M)
