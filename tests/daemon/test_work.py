@@ -212,6 +212,7 @@ def intervals(log: Path) -> List[Interval]:
     return [Interval(lines) for lines in found[:-1]]
 
 
+@pytest.mark.alone
 def test_an_idle_reading_takes_few_system_calls_and_one_wake_up_of_its_own(place: Place) -> None:
     need("wg", "unshare", "strace")
     log = place.path / "strace"
@@ -276,6 +277,7 @@ wg_monitor.Monitor.start_reading = start_and_count
 """
 
 
+@pytest.mark.alone
 def test_a_thousand_readings_do_not_drift(place: Place) -> None:
     """Each reading is one slot of the grid, those that were skipped included: a schedule that adds what a reading
     took to the interval would fall behind by hundreds of slots, and one that queues would run ahead of its skipping."""
@@ -293,6 +295,7 @@ def test_a_thousand_readings_do_not_drift(place: Place) -> None:
     assert sum(late >= 1 for late in behind) <= count // 20, "readings are late, and it is not told"
 
 
+@pytest.mark.alone
 def test_readings_that_come_too_late_are_skipped_and_counted(place: Place) -> None:
     need("wg", "unshare")
     place.wg_prints(b"")
