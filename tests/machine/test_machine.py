@@ -3,7 +3,7 @@
 import json
 import re
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import pytest
 
@@ -37,15 +37,19 @@ def home(bare: Machine) -> Machine:
     return bare
 
 
-@contextmanager
-def fresh() -> Iterator[Machine]:
-    why_not = machine.missing()
+def require(why_not: str, build: Callable[[], object]) -> None:
+    """`why_not`: what the test's machine lacks on this one. `build` makes what the machine boots from."""
     if why_not:
         lacking(why_not)
     try:
-        machine.image()
+        build()
     except RuntimeError as failure:
-        lacking("no image of a machine can be made: %s" % failure)
+        lacking("the machine cannot be built: %s" % failure)
+
+
+@contextmanager
+def fresh() -> Iterator[Machine]:
+    require(machine.missing(), machine.image)
     with Machine() as made:
         made.bring()
         machine.start_server(made)

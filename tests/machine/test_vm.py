@@ -7,21 +7,14 @@ import pytest
 
 import test_machine
 import vm
-from harness import lacking, wait_for
-from machine import CLIENT_PRIVATE, CLIENT_PUBLIC, SERVER_PRIVATE, SERVER_PUBLIC, Host
-from test_machine import DEFAULTS, DROP_IN, INSTALL, PEER, SERVICE, TRAIL, Sandbox, events, lines
+from harness import wait_for
+from machine import CLIENT_PRIVATE, CLIENT_PUBLIC, SERVER_PRIVATE, SERVER_PUBLIC, Host, add_namespace
+from test_machine import DEFAULTS, DROP_IN, INSTALL, PEER, SERVICE, TRAIL, Sandbox, events, lines, require
 from vm import VirtualMachine
 
 pytestmark = [pytest.mark.vm, pytest.mark.once]
 
 SERVER = """
-ip netns add client
-ip link add outer type veth peer name inner netns client
-ip addr add 192.0.2.5/30 dev outer
-ip -n client addr add 192.0.2.6/30 dev inner
-ip link set lo up
-ip link set outer up
-ip -n client link set inner up
 ip link add wg0 type wireguard
 echo {private} > /run/key
 wg set wg0 private-key /run/key listen-port 51821 peer {peer} allowed-ips 10.77.1.2/32
@@ -30,15 +23,16 @@ ip link set wg0 up
 """
 
 CLIENT = """
-ip -n client link add client type wireguard
+ip -n client1 link add client type wireguard
 echo {private} > /run/key
-ip netns exec client wg set client private-key /run/key \\
+ip netns exec client1 wg set client private-key /run/key \\
     peer {peer} endpoint 192.0.2.5:51821 allowed-ips 10.77.1.1/32 persistent-keepalive 1
-ip -n client link set client up
+ip -n client1 link set client up
 """
 
 
 def start_server(made: Host) -> None:
+    add_namespace(made)
     made.shell(SERVER.format(private=SERVER_PRIVATE, peer=CLIENT_PUBLIC))
 
 
@@ -49,13 +43,7 @@ def start_client(made: Host) -> None:
 @pytest.fixture(scope="module")
 def guest() -> Iterator[VirtualMachine]:
     """Installed, and a peer online on the kernel's wg0."""
-    why_not = vm.missing()
-    if why_not:
-        lacking(why_not)
-    try:
-        vm.parts()
-    except RuntimeError as failure:
-        lacking("no virtual machine can be made: %s" % failure)
+    require(vm.missing(), vm.parts)
     with VirtualMachine() as made:
         made.shell("apt-get --quiet update && apt-get --quiet --yes install wireguard-tools")
         start_server(made)
@@ -106,7 +94,7 @@ def test_a_step_of_the_clock_is_one_warning_and_no_event(home: VirtualMachine, s
 
 
 def test_wireguard_inside_a_container_is_watched_by_its_network_namespace(home: VirtualMachine) -> None:
-    inside = "[Service]\nNetworkNamespacePath=/run/netns/client\n"
+    inside = "[Service]\nNetworkNamespacePath=/run/netns/client1\n"
     home.write("/etc/systemd/system/wg-monitor@client.service.d/container.conf", inside)
     home.shell("systemctl daemon-reload; systemctl start wg-monitor@client")
     trail = "/var/log/wg_monitor-client.log"

@@ -19,9 +19,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Callable, List, NamedTuple, Optional, Sequence, Tuple, Type
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple, Type, TypeVar
 
 PROJECT = Path(__file__).resolve().parents[2]
 RELEASE = os.environ.get("WG_MONITOR_RELEASE", "bookworm")
@@ -156,8 +157,48 @@ class Done(NamedTuple):
     stdout: str  # and what went to stderr, in one
 
 
+H = TypeVar("H", bound="Host")
+
+
 class Host:
-    """What tests do on a machine, whatever kind of machine it is."""
+    """A machine of any kind, booted while the context lasts, and what tests do on it."""
+
+    scratch: Path  # holds the machine's console; deleted with the machine
+
+    def boot(self) -> None:
+        """Return when the machine runs."""
+        raise NotImplementedError
+
+    def halt(self) -> None:
+        """End the machine, even when only a part of it has booted."""
+        raise NotImplementedError
+
+    def __enter__(self: H) -> H:
+        self.scratch = Path(tempfile.mkdtemp(prefix="wg-monitor-machine-"))
+        try:
+            self.boot()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        try:
+            self.halt()
+        finally:
+            shutil.rmtree(str(self.scratch), ignore_errors=True)
+
+    @property
+    def console(self) -> Path:
+        return self.scratch / "console"
+
+    def console_text(self) -> str:
+        return self.console.read_text(errors="replace")[-4000:]
 
     def execute(self, command: Sequence[str], timeout: float) -> Tuple[int, str]:
         """Run a command inside, as root; its exit status and both outputs in one."""
@@ -194,27 +235,18 @@ class Machine(Host):
     def __init__(self, release: str = RELEASE) -> None:
         self.release = release
         self.leader = 0
+        self.stack = ExitStack()
 
-    def __enter__(self) -> "Machine":
+    def boot(self) -> None:
         root = image(self.release)
-        self.scratch = Path(tempfile.mkdtemp(prefix="wg-monitor-machine-"))
-        # Where no service manager hands out control groups, all machines would share one: one at a time.
-        self.turn: IO[str] = open(str(CACHE / "machine.lock"), "w")
-        fcntl.flock(self.turn, fcntl.LOCK_EX)
-        try:
-            self.boot(root)
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def boot(self, root: Path) -> None:
-        self.console = self.scratch / "console"
+        # Without a service manager that delegates control groups, all machines share one. So only one may run.
+        turn = self.stack.enter_context(open(str(CACHE / "machine.lock"), "w"))
+        fcntl.flock(turn, fcntl.LOCK_EX)
         notify = str(self.scratch / "notify")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, open(str(self.console), "wb") as console:
             ready.bind(notify)
             ready.settimeout(BOOT_S)
-            self.nspawn = subprocess.Popen(
+            nspawn = subprocess.Popen(
                 [
                     "systemd-nspawn",
                     "--quiet",
@@ -235,6 +267,7 @@ class Machine(Host):
                 stderr=console,
                 env=dict(os.environ, NOTIFY_SOCKET=notify, SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=self.hierarchy()),
             )
+            self.stack.callback(self.end, nspawn)
             message = ""
             while "READY=1" not in message.splitlines():
                 try:
@@ -252,22 +285,15 @@ class Machine(Host):
             return "1"
         return "0" if self.release in ("bullseye", "bookworm") else "1"
 
-    def console_text(self) -> str:
-        return self.console.read_text(errors="replace")[-4000:]
+    def halt(self) -> None:
+        self.stack.close()
 
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def end(self, nspawn: "subprocess.Popen[bytes]") -> None:
         if self.leader:
             os.kill(self.leader, signal.SIGKILL)
         else:
-            self.nspawn.terminate()
-        self.nspawn.wait(timeout=BOOT_S)
-        self.turn.close()
-        shutil.rmtree(str(self.scratch), ignore_errors=True)
+            nspawn.terminate()
+        nspawn.wait(timeout=BOOT_S)
 
     def path(self, inside: str) -> Path:
         """The path, seen from outside, of a file of the machine (links inside are not followed right)."""
@@ -337,26 +363,35 @@ def set_device(name: str, *lines: str) -> str:
     return " ".join(["python3 /root/ask.py", name, "set=1", *lines])
 
 
+# $1: the number; $2 and $3: the ends of its network
+NAMESPACE = """
+ip link set lo up
+ip netns add client$1
+ip link add outer$1 type veth peer name inner$1 netns client$1
+ip addr add 192.0.2.$2/30 dev outer$1
+ip -n client$1 addr add 192.0.2.$3/30 dev inner$1
+ip link set outer$1 up
+ip -n client$1 link set inner$1 up
+"""
+
+
+def add_namespace(machine: Host, number: int = 1) -> None:
+    """A network namespace `clientN`, and a network between it and the machine."""
+    machine.run("sh", "-ec", NAMESPACE, "sh", *("%d" % word for word in (number, number * 4 + 1, number * 4 + 2)))
+
+
 def start_server(machine: Host, name: str = "wg0", number: int = 1) -> None:
-    """A WireGuard interface that knows one peer, and a network namespace `clientN` to reach it from."""
+    """A WireGuard interface that knows one peer, which can reach it from the namespace `clientN`."""
     machine.write("/root/ask.py", ASK)
+    add_namespace(machine, number)
     machine.shell(
         """
-        ip link set lo up
-        ip netns add client{n}
-        ip link add outer{n} type veth peer name inner{n} netns client{n}
-        ip addr add 192.0.2.{a}/30 dev outer{n}
-        ip -n client{n} addr add 192.0.2.{b}/30 dev inner{n}
-        ip link set outer{n} up
-        ip -n client{n} link set inner{n} up
         wireguard-go {name} >/dev/null 2>&1
         {set}
         ip addr add 10.77.{n}.1/24 dev {name}
         ip link set {name} up
         """.format(
             n=number,
-            a=number * 4 + 1,
-            b=number * 4 + 2,
             name=name,
             set=set_device(
                 name,

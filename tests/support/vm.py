@@ -11,11 +11,9 @@ import shutil
 import socket
 import subprocess
 import tarfile
-import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Optional, Sequence, Tuple, Type
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 import machine
 from machine import BASE, CACHE, MIRROR, RELEASE, SEARCH_PATH, Host, copy_project, retried
@@ -126,28 +124,17 @@ class VirtualMachine(Host):
     def __init__(self, release: str = RELEASE) -> None:
         self.release = release
         self.requests = 0
+        self.qemu: Optional["subprocess.Popen[bytes]"] = None
 
-    def __enter__(self) -> "VirtualMachine":
+    def boot(self) -> None:
         made = parts(self.release)
-        self.scratch = Path(tempfile.mkdtemp(prefix="wg-monitor-vm-"))
-        self.console = self.scratch / "console"
         project = self.scratch / "project.tar"
         copy_project(self.scratch / "wg_monitor")
         with tarfile.open(str(project), "w") as archive:
             archive.add(str(self.scratch / "wg_monitor"), "wg_monitor")
         self.qemu = subprocess.Popen(
             [
-                *[
-                    "qemu-system-x86_64",
-                    "-accel",
-                    "tcg,thread=multi",
-                    "-cpu",
-                    "qemu64,+cx16",
-                    "-smp",
-                    "2",
-                    "-m",
-                    "1024",
-                ],
+                *"qemu-system-x86_64 -accel tcg,thread=multi -cpu qemu64,+cx16 -smp 2 -m 1024".split(),
                 *["-display", "none", "-nic", "none", "-no-user-config", "-snapshot"],
                 *["-kernel", str(made.kernel), "-initrd", str(made.initrd)],
                 *["-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0"],
@@ -160,35 +147,25 @@ class VirtualMachine(Host):
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        try:
-            self.await_boot()
-            self.shell("tar --extract --file=/dev/vdb --directory=/root --no-same-owner")
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
+        self.await_boot()
+        self.shell("tar --extract --file=/dev/vdb --directory=/root --no-same-owner")
 
-    def __exit__(
-        self,
-        kind: Optional[Type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self.qemu.kill()
-        self.qemu.wait()
-        shutil.rmtree(str(self.scratch), ignore_errors=True)
+    def halt(self) -> None:
+        if self.qemu is not None:
+            self.qemu.kill()
+            self.qemu.wait()
 
     def await_boot(self) -> None:
         end = time.monotonic() + BOOT_S
         while time.monotonic() < end:
-            if self.qemu.poll() is not None:
+            if self.qemu is None or self.qemu.poll() is not None:
                 break
             try:
                 if "running" in self.execute(["systemctl", "is-system-running", "--wait"], 5)[1]:
                     return
             except OSError:
                 time.sleep(0.5)
-        raise RuntimeError("the virtual machine does not boot:\n" + self.console.read_text(errors="replace")[-4000:])
+        raise RuntimeError("the virtual machine does not boot:\n" + self.console_text())
 
     def reboot(self) -> None:
         before = self.read("/proc/sys/kernel/random/boot_id")
