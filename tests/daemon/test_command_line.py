@@ -20,9 +20,7 @@ def tools() -> None:
     need("unshare", "wg")
 
 
-# --- The command line ---------------------------------------------------------------------------------------------
-
-NOBODY = ["unshare", "--user"]  # no user at all, without any capability
+NOBODY = ["unshare", "--user"]  # an unmapped user without capabilities
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])
@@ -31,11 +29,11 @@ def test_help_and_version_need_no_root(flag: str) -> None:
     assert done.returncode == 0 and done.stdout and not done.stderr
 
 
-def test_wrong_usage_needs_no_root() -> None:
+def test_invalid_usage_is_rejected_without_root() -> None:
     assert command_line("--interval", "0", behind=NOBODY).returncode == 2
 
 
-def test_without_root_the_daemon_says_what_it_needs(place: Place) -> None:
+def test_without_root_the_daemon_says_that_it_needs_root(place: Place) -> None:
     done = command_line("--log-path", str(place.path / "trail"), behind=NOBODY)
     assert done.returncode == 4 and "root" in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (place.path / "trail").exists()
@@ -51,7 +49,7 @@ def test_without_wg_the_daemon_says_what_to_install(place: Place) -> None:
     assert not place.trail.exists()
 
 
-def test_check_tells_what_is_fit(place: Place) -> None:
+def test_check_lists_everything_as_ok(place: Place) -> None:
     hook = place.script("hook", "true\n")
     store = str(place.path / "state.db")
     flags = ["--log-path", str(place.trail), "--on-change-script", str(hook), "--state-path", store]
@@ -62,7 +60,7 @@ def test_check_tells_what_is_fit(place: Place) -> None:
     assert not place.trail.exists() and not os.path.exists(store)
 
 
-def test_check_names_each_misfit_and_exits_with_the_first_ones_code(place: Place) -> None:
+def test_check_lists_every_failure_and_exits_with_the_code_of_the_first(place: Place) -> None:
     hook = place.script("hook", "true\n", 0o777)
     place.wg("true")
     assert place.fake_wg is not None
@@ -77,7 +75,7 @@ def test_check_names_each_misfit_and_exits_with_the_first_ones_code(place: Place
     assert command_line("check", behind=NOBODY).returncode == 4
 
 
-def test_a_debug_run_by_hand_just_runs(place: Place) -> None:
+def test_a_debug_run_by_hand_starts_and_stops(place: Place) -> None:
     one = peer(1, now())
     place.device(peers=[one])
     monitor = place.start("--debug", "--interval", "5", "--threshold", "60")

@@ -1,4 +1,4 @@
-"""What the daemon says besides the trail: to the console, to the journal, to the service manager."""
+"""The daemon's output besides the trail: console, journal and service manager."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def test_under_the_journal_lines_have_a_priority_and_no_time_stamp(place: Place)
     assert [re.sub(r"^<\d>", "", line) for line in console] == monitor.trail()
 
 
-def test_a_journal_that_is_somebody_elses_means_nothing(place: Place) -> None:
+def test_the_journal_of_another_stream_is_ignored(place: Place) -> None:
     device = place.device()
     monitor = place.start(environment={"JOURNAL_STREAM": "1:1"})
     device.settle()
@@ -70,15 +70,15 @@ def test_debug_reports_each_reading(place: Place) -> None:
     monitor.hear(r"\[DEBUG\] Reading: 1 of 1 peer online.*")
 
 
-def test_a_threshold_below_wireguards_own_pace_is_warned_of_once(place: Place) -> None:
+def test_a_threshold_below_wireguards_rekey_time_gives_one_warning(place: Place) -> None:
     device = place.device()
     monitor = place.start("--threshold", "120")
     device.settle()
     assert len([text for text in events(monitor) if text.startswith("[WARN] A threshold of 120s")]) == 1
 
 
-def test_a_console_that_is_gone_stops_nothing(place: Place) -> None:
-    """A terminal that was closed, or a pipe whose reader has ended."""
+def test_a_closed_console_stops_nothing(place: Place) -> None:
+    """As a closed terminal, or a pipe whose reader has exited."""
     one = peer(1, now())
     place.device(peers=[one])
     reader, writer = os.pipe()
@@ -96,7 +96,7 @@ def test_a_console_that_is_gone_stops_nothing(place: Place) -> None:
             started.wait()
 
 
-def test_the_service_manager_is_told_and_its_variables_reach_no_child(place: Place) -> None:
+def test_the_service_manager_is_notified_and_its_variables_reach_no_child(place: Place) -> None:
     saw = place.path / "hook-saw"
     hook = place.script("hook", "env >%s.new && mv %s.new %s\n" % (saw, saw, saw))
     place.device(peers=[peer(1, now()), peer(2)])

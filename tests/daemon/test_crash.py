@@ -1,5 +1,5 @@
-"""Exactly once: the daemon is killed hundreds of times, at every seam and at random moments, while its trail is
-rotated. Afterwards trail, store, hook and what `wg` had printed must tell the same story."""
+"""Exactly once: SIGKILL ends the daemon hundreds of times, at every seam and at random moments, while its trail rotates.
+Afterwards the trail, the store, the runs of the hook and the output of `wg` must agree."""
 
 import ast
 import base64
@@ -26,7 +26,7 @@ DRIVER = PROJECT / "tests/support/crash_driver.py"
 INTERVAL = "0.05"
 THRESHOLD_S = 36_000
 
-# Reached by any run, the first ones once.
+# Every run can reach these, and each of the first group once.
 SEAMS_OF_START = (
     "before opening the store", "after opening the store", "before loading the store", "after loading the store",
     "before opening the trail", "after opening the trail", "before mending the trail", "after mending the trail",
@@ -42,7 +42,7 @@ SEAMS = (
     "before reporting a hook", "after reporting a hook", "before marking hooks", "after marking hooks",
     "any line",
 )  # fmt: skip
-# Reached only where the run before left lines between the store and the trail, the last two where one was torn.
+# Reached only if the previous run left lines in the store but not in the trail; the last two only if a line was torn.
 SEAMS_OF_RECOVERY = (
     "before finding the trail's inode", "after finding the trail's inode",
     "before striking out lines", "after striking out lines",
@@ -50,11 +50,11 @@ SEAMS_OF_RECOVERY = (
 )  # fmt: skip
 
 
-# --- What happens -------------------------------------------------------------------------------------------------
+# --- Changes of peers, and rotations --------------------------------------------------------------------------------
 
 
 class Restless:
-    """Two interfaces whose peers are others after every answer. One interface comes and goes."""
+    """Two interfaces whose peers change after every answer. One interface appears and disappears."""
 
     def __init__(self, sockets: Path, seed: int) -> None:
         self.sockets, self.chance = sockets, random.Random(seed)
@@ -104,7 +104,7 @@ class Restless:
             self.second = device.Device(str(self.sockets), "wg1", peers)
 
     def calm(self) -> None:
-        """Nothing changes any more."""
+        """Stop all changes."""
         self.ended = True
         self.thread.join()
 
@@ -116,7 +116,7 @@ class Restless:
 
 
 class Rotation:
-    """logrotate, as fast as it goes: the trail is moved, and sometimes a new one made."""
+    """Rotates the trail in quick succession, and sometimes creates a new one."""
 
     def __init__(self, trail: Path, seed: int) -> None:
         self.trail, self.chance = trail, random.Random(seed)
@@ -139,16 +139,16 @@ class Rotation:
                     pass  # the monitor was faster
 
     def whole(self) -> bytes:
-        """All that was ever in the trail, oldest first."""
+        """The contents of all trails, oldest first."""
         self.ended.set()
         self.thread.join()
         rotated = sorted(self.trail.parent.glob("wg_monitor.log.*"))
         assert rotated
-        # After the last rotation there may have been no line, and so no file.
+        # If no line followed the last rotation, there is no file.
         return b"".join(path.read_bytes() for path in [*rotated, self.trail] if path.exists())
 
 
-# --- What has to be told, computed afresh from what `wg` printed --------------------------------------------------
+# --- The expected lines, computed from the output of `wg` ---------------------------------------------------------
 
 
 class Seen(NamedTuple):
@@ -165,8 +165,8 @@ class State(NamedTuple):
     saved: "Optional[State]" = None
 
     def after_a_crash(self) -> "State":
-        """The disk is touched when something happens: a peer is known as it was at its last event, or at its run's
-        first reading. Newer handshakes of a session are forgotten."""
+        """The store is written only for events. After a crash it holds each peer as of its last event or as of the
+        first reading of the run. Later handshakes of the session are lost."""
         return self.saved or self
 
 
@@ -191,7 +191,7 @@ def ips_text(ips: str) -> str:
 
 
 def line(kind: str, who: Tuple[str, str], seen: Seen, new: bool) -> str:
-    """With `@` and the epoch for the handshake, whose text depends on the line's date."""
+    """The expected line, with `@` and epoch seconds for the handshake: its text depends on the date of the line."""
     shape = "%-7s [%s] %s (%s) %s%s (handshake: @%d)"
     return shape % (
         kind,
@@ -205,7 +205,7 @@ def line(kind: str, who: Tuple[str, str], seen: Seen, new: bool) -> str:
 
 
 def next_state(state: State, entry: str, first: bool) -> Tuple[State, List[str]]:
-    """The table of events, applied to one reading. `first`: it is the first of its run."""
+    """Apply the table of events to one reading. `first`: the first reading of a run."""
     output, complaints = [base64.b64decode(part) for part in entry.split(" ")]
     there, printed = dump(output)
     unreadable = re.findall("Unable to access interface (.*?): ", complaints.decode())
@@ -258,7 +258,7 @@ def told_of(who: Tuple[str, str], lines: str) -> bool:
 
 
 def handshakes_as_epochs(text: str, wall: float) -> str:
-    """A line of the trail, its handshake as in `line` above."""
+    """A line of the trail with the handshake in the form of `line`."""
 
     def epoch(match: "re.Match[str]") -> str:
         when = match.group(1)
@@ -271,9 +271,9 @@ def handshakes_as_epochs(text: str, wall: float) -> str:
 
 
 def explain(truth: Sequence[str], told: Sequence[str]) -> None:
-    """Readings must tell exactly these lines. The last reading of a run that was killed may not have come to be:
-    then the next one is compared with the one before it. Every way to read it is followed."""
-    ways: List[Tuple[int, State]] = [(0, State({}, {}))]  # how many lines are explained, and what is known then
+    """Check that the readings explain exactly these lines. The last reading of a killed run may be unprocessed. Then
+    the next reading is compared with the one before. All possibilities are followed."""
+    ways: List[Tuple[int, State]] = [(0, State({}, {}))]  # the number of explained lines, and the state after them
     first = False
     for number, entry in enumerate(truth):
         if entry == "run":
@@ -293,11 +293,11 @@ def explain(truth: Sequence[str], told: Sequence[str]) -> None:
             at, state = ways[0]
             expected = next_state(state, entry, first)[1]
             pytest.fail(
-                "reading %d of %d (first of its run: %s) should tell\n  %s\nafter line %d, but then comes\n  %s"
+                "reading %d of %d (first of its run: %s) should give\n  %s\nafter line %d, but the trail has\n  %s"
                 % (number, len(truth), first, "\n  ".join(expected), at, "\n  ".join(told[at : at + 8]))
             )
         ways, first = found, False
-    assert len(told) in [at for at, _ in ways], "the trail tells more than happened: %s" % list(told[ways[0][0] :])
+    assert len(told) in [at for at, _ in ways], "the trail has lines that no reading explains: %s" % list(told[ways[0][0] :])
 
 
 # --- The runs -----------------------------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ def launch(place: Place, seam: str, nth: int, *flags: str) -> "subprocess.Popen[
 
 
 def die_at(place: Place, seam: str, nth: int, patience_s: float, *flags: str) -> bool:
-    """One run that ends by SIGKILL; was it at the seam, or at that moment?"""
+    """Run the daemon until SIGKILL. Returns whether the seam sent it, not the timeout."""
     process = launch(place, seam, nth, *flags)
     try:
         status = process.wait(patience_s)
@@ -330,13 +330,13 @@ def die_at(place: Place, seam: str, nth: int, patience_s: float, *flags: str) ->
 ASK = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchall())"
 
 
-# The line on the time that was not watched comes with the first reading.
+# The line about the unwatched time is written at the first reading.
 COUNT = "SELECT count(*) FROM events WHERE CAST(line AS TEXT) LIKE '%Not watching%'"
 DUE = "SELECT seq FROM events WHERE hook = 1"
 
 
 class Story:
-    """A daemon that dies again and again."""
+    """A daemon that is killed repeatedly."""
 
     def __init__(self, place: DiskPlace, seed: int, directory: Path) -> None:
         self.place = place
@@ -349,7 +349,7 @@ class Story:
         self.kills = 0
 
     def rows(self, query: str) -> List[Any]:
-        """From within the namespace of the place's disk: SQLite resolves links, and /proc/PID/root looks like one."""
+        """Query the store inside the disk's namespace. SQLite resolves links, and /proc/PID/root is one."""
         disk = self.place.disk
         enter = disk.enter if disk else []
         answer = subprocess.run(
@@ -366,7 +366,7 @@ class Story:
         self.die("no seam", 0, self.chance.uniform(0.05, 0.9))
 
     def finish(self) -> None:
-        """A run that is not disturbed, until nothing is left to do."""
+        """Run the daemon undisturbed until all hooks are done."""
         before = self.rows(COUNT)[0][0]
         process = launch(self.place, "no seam", 0, *self.flags)
         try:
@@ -381,9 +381,9 @@ class Story:
         )
         lines = whole.split(b"\n")
         assert lines.pop() == b"", "the last line is torn"
-        assert [row[0] for row in events] == list(range(1, len(events) + 1)), "numbers have gaps"
+        assert [row[0] for row in events] == list(range(1, len(events) + 1)), "the event numbers have gaps"
         for number, (stands, row) in enumerate(zip(lines, events)):
-            assert stands + b"\n" == row[4], "line %d of the trail is not that of the store" % (number + 1)
+            assert stands + b"\n" == row[4], "line %d of the trail differs from the store" % (number + 1)
         assert len(lines) == len(events)
         assert b"may stand twice" not in whole
         truth = (self.place.path / "truth").read_text().splitlines()
@@ -395,13 +395,13 @@ class Story:
         assert self.rows("PRAGMA integrity_check") == [("ok",)]
 
     def judge_hooks(self, events: Sequence[Any]) -> None:
-        """Each at least once, and for each peer in the order of the events."""
+        """Each hook ran at least once, and the hooks of one peer in the order of its events."""
         ran = [text.split() for text in self.ran.read_text().splitlines()]
         first_runs = list(dict.fromkeys(int(seq) for seq, _, _ in ran))
         done = {row[0] for row in events if row[3] == 2}
         asked = {row[0] for row in events if row[2] in ("ONLINE", "OFFLINE", "REMOVED") and row[3] != 0}
         assert done <= set(first_runs) <= asked
-        assert not {row[0] for row in events if row[3] == 3}, "dropped"
+        assert not {row[0] for row in events if row[3] == 3}, "hooks were discarded"
         order: Dict[Tuple[str, str], int] = {}
         whose = {row[0]: (row[5], row[6]) for row in events}
         for seq in first_runs:
@@ -409,7 +409,7 @@ class Story:
             order[whose[seq]] = seq
 
     def judge_sessions(self, events: Sequence[Any]) -> None:
-        """One for each ONLINE, ended by what ended it in the trail."""
+        """There is one session for each ONLINE, and it ends with the event that ends it in the trail."""
         open_: Dict[Tuple[str, str], int] = {}
         ended = set()
         for _, _, kind, _, _, name, key, session in events:
@@ -427,7 +427,7 @@ class Story:
 
 
 def a_seed() -> int:
-    """Printed where a test fails. The moments of a kill cannot be repeated; what the peers do can."""
+    """pytest prints the seed when a test fails. It repeats the changes of the peers, but not the moments of the kills."""
     seed = int(os.environ.get("WG_MONITOR_TEST_SEED") or random.randrange(1 << 30))
     print("WG_MONITOR_TEST_SEED=%d" % seed)
     return seed
@@ -449,7 +449,7 @@ def test_no_crash_loses_repeats_or_tears_a_line(disk_place: DiskPlace) -> None:
     restless = Restless(place.sockets, seed)
     try:
         while story.kills < scaled(220):
-            sure = not story.kills  # the first time round each seam is waited for
+            sure = not story.kills  # the first round waits for each seam
             for seam in story.chance.sample(SEAMS, len(SEAMS)):
                 most = 5000 if seam == "any line" else story.chance.choice((3, 25))
                 first = sure and seam != "any line" or seam in SEAMS_OF_START
@@ -470,7 +470,7 @@ def test_no_crash_loses_repeats_or_tears_a_line(disk_place: DiskPlace) -> None:
 
 @pytest.mark.heavy
 def test_no_power_failure_loses_repeats_or_tears_a_line(disk_place: DiskPlace) -> None:
-    """Trail and store lie on an ext4 that forgets what was not flushed, and replays its journal when mounted again."""
+    """Trail and store lie on an ext4 that loses what was not flushed, and replays its journal at the next mount."""
     need("unshare", "wg")
     place, seed = disk_place, a_seed()
     story = Story(place, seed, place.logs)

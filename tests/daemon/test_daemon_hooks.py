@@ -1,4 +1,4 @@
-"""The hook as the daemon runs it: for which events, with which environment, and after a restart."""
+"""The hook as the daemon runs it: its events, its environment, its failures, and a restart."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from harness import (
 
 
 def recorder(place: Place, more: str = "") -> Tuple[Path, Callable[[], List[Dict[str, str]]]]:
-    """A hook that keeps the environments of its runs, and what it has kept."""
+    """A hook that records the environment of each run, and a function that reads the records."""
     kept = place.path / "kept"
     kept.mkdir()
     hook = place.script("hook", 'env -0 >%s/$PEER_SEQ.part && mv %s/$PEER_SEQ.part %s/$PEER_SEQ\n%s' % (kept, kept, kept, more))
@@ -30,7 +30,7 @@ def recorder(place: Place, more: str = "") -> Tuple[Path, Callable[[], List[Dict
     return hook, runs
 
 
-def test_the_hook_is_told_everything_and_nothing_else(place: Place) -> None:
+def test_the_hooks_environment_has_the_event_and_nothing_else(place: Place) -> None:
     hook, runs = recorder(place)
     ips = "10.0.0.1/32,10.1.0.0/24,2001:db8::/64"
     one, offline = peer(1, now() - 175)._replace(allowed_ips=ips), peer(2)
@@ -42,7 +42,7 @@ def test_the_hook_is_told_everything_and_nothing_else(place: Place) -> None:
     device.settle()
     monitor.stop()
     for run, event, online in zip(runs(), ("ONLINE", "OFFLINE", "REMOVED"), "100"):
-        shell = {name: run.pop(name) for name in ("PWD", "SHLVL", "_", "OLDPWD") if name in run}  # the shell's own
+        shell = {name: run.pop(name) for name in ("PWD", "SHLVL", "_", "OLDPWD") if name in run}  # set by the shell
         assert shell.get("PWD", "/") == "/"
         assert run.pop("PEER_SEQ").isdigit()
         assert run == {
@@ -57,7 +57,7 @@ def test_the_hook_is_told_everything_and_nothing_else(place: Place) -> None:
             "PEER_HANDSHAKE": str(one.handshake),
             "PEER_ONLINE": online,
         }
-    assert len(runs()) == 3, "a peer first seen offline went nowhere"
+    assert len(runs()) == 3, "the hook ran for a peer that was offline from the start"
 
 
 def test_thousands_of_allowed_ips_reach_the_hook_whole(place: Place) -> None:
@@ -69,7 +69,7 @@ def test_thousands_of_allowed_ips_reach_the_hook_whole(place: Place) -> None:
     assert runs()[0]["PEER_ALLOWED_IPS"] == many
 
 
-def test_the_hook_runs_for_the_events_that_were_asked_for(place: Place) -> None:
+def test_the_hook_runs_only_for_the_configured_events(place: Place) -> None:
     hook, runs = recorder(place)
     one = peer(1, now())
     device = place.device(peers=[one])
@@ -101,8 +101,8 @@ def test_the_hook_is_no_shell_has_no_input_and_a_session_of_its_own(place: Place
     wait_for("the hook", saw.exists)
     arguments, descriptors, pid, status = saw.read_text().splitlines()
     assert arguments == "0 /"
-    assert descriptors.split() == ["0", "1", "2", "3"], "the last is ls's own"
-    assert status.split()[3] == pid, "it leads its session"
+    assert descriptors.split() == ["0", "1", "2", "3"], "more than the descriptor that ls opens"
+    assert status.split()[3] == pid, "the hook does not lead a session"
 
 
 def test_hooks_run_four_at_once_and_in_order_for_each_peer(place: Place) -> None:
@@ -114,7 +114,7 @@ def test_hooks_run_four_at_once_and_in_order_for_each_peer(place: Place) -> None
     monitor = place.start("--on-change-script", str(hook))
     wait_for("four hooks", lambda: len(lines_of(log)) == 4)
     device.publish(crowd[1:])
-    monitor.match("REMOVED .*")  # readings go on
+    monitor.match("REMOVED .*")  # readings continue
     device.publish(crowd)
     monitor.see(told("ONLINE", crowd[0], "new"), 2)
     device.settle()
@@ -125,13 +125,13 @@ def test_hooks_run_four_at_once_and_in_order_for_each_peer(place: Place) -> None
     assert mine == ["ONLINE", "REMOVED", "ONLINE"]
 
 
-def test_a_hook_that_takes_too_long_is_killed_with_its_family(place: Place) -> None:
+def test_a_hook_that_takes_too_long_is_killed_with_its_children(place: Place) -> None:
     pids = place.path / "pids"
     hook = place.script("hook", "trap '' TERM; sleep 300 & echo $$ $! >%s; wait\n" % pids)
     place.device(peers=[peer(1, now())])
     monitor = place.start("--on-change-script", str(hook), "--script-timeout", "1")
     monitor.match(r"\[WARN\] Hook for ONLINE \[wg0\] %s took too long and was killed" % re.escape(short(peer(1))))
-    wait_for("the end of all", lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
+    wait_for("the end of the hook and its children", lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
 
 
 def test_a_failing_hook_is_reported_in_one_clean_bounded_line(place: Place) -> None:
@@ -148,7 +148,7 @@ def test_a_failing_hook_is_reported_in_one_clean_bounded_line(place: Place) -> N
     assert not console_oddities(monitor)
 
 
-def test_what_a_successful_hook_says_is_for_debugging(place: Place) -> None:
+def test_the_output_of_a_successful_hook_appears_only_with_debug(place: Place) -> None:
     hook = place.script("hook", "echo well done\n")
     one = peer(1, now())
     device = place.device(peers=[one])
@@ -204,11 +204,11 @@ def test_a_hook_that_the_kernel_refuses_is_reported(place: Place) -> None:
     assert monitor.stop() == 0
 
 
-# --- Hooks that outlive the monitor -------------------------------------------------------------------------------
+# --- Hooks after a restart ------------------------------------------------------------------------------------------
 
 
 def test_a_hook_that_was_cut_short_runs_again_with_the_same_number(place: Place) -> None:
-    """At least once, also after SIGKILL; PEER_SEQ tells it apart. None waits longer than for the next start."""
+    """Each hook runs at least once, even after SIGKILL, and PEER_SEQ identifies repeats. The next start runs the rest."""
     ran = place.path / "ran"
     hold = place.path / "hold"
     hold.touch()
@@ -221,7 +221,7 @@ def test_a_hook_that_was_cut_short_runs_again_with_the_same_number(place: Place)
     first = place.start(*flags)
     first.await_("the hook", lambda: len(lines_of(ran)) == 1)
     wg0.publish([])
-    first.match("REMOVED .*")  # its hook has to wait for the first one's end
+    first.match("REMOVED .*")  # its hook waits until the first one ends
     first.stop(signal.SIGKILL)
     hold.unlink()
     wg0.publish([])
@@ -233,10 +233,10 @@ def test_a_hook_that_was_cut_short_runs_again_with_the_same_number(place: Place)
     third = place.start(*flags)
     wg0.settle()
     assert third.stop() == 0
-    assert len(lines_of(ran)) == 3, "what was done is not done again"
+    assert len(lines_of(ran)) == 3, "a finished hook ran again"
 
 
-def test_what_did_not_run_at_the_end_runs_at_the_next_start(place: Place) -> None:
+def test_hooks_that_did_not_run_before_the_end_run_after_the_next_start(place: Place) -> None:
     ran = place.path / "ran"
     hook = place.script("hook", 'echo "$PEER_SEQ" >>%s; [ -e %s/quick ] || sleep 1000\n' % (ran, place.path))
     flags = ["--state-path", str(place.path / "state.db"), "--on-change-script", str(hook)]
@@ -253,7 +253,7 @@ def test_what_did_not_run_at_the_end_runs_at_the_next_start(place: Place) -> Non
     assert sorted(set(lines_of(ran))) == sorted(lines_of(ran)[4:])
 
 
-def test_hooks_of_a_setting_that_is_gone_are_dropped_in_one_line(place: Place) -> None:
+def test_hooks_are_discarded_with_one_line_when_the_setting_is_removed(place: Place) -> None:
     hook = place.script("hook", "sleep 1000\n")
     store = ["--state-path", str(place.path / "state.db")]
     now = int(time.time())

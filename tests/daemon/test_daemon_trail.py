@@ -1,4 +1,4 @@
-"""The trail while files move, disappear or fill the disk under the running daemon."""
+"""The trail of a running daemon: rotation, deletion, a full disk, a second monitor."""
 
 import re
 import stat
@@ -19,12 +19,12 @@ from scale import scaled
 
 
 def all_lines(place: Place) -> List[str]:
-    """Of the trail and of what it was before, in order."""
+    """The lines of the rotated trails and of the current one, in order."""
     paths = sorted(place.logs.glob("wg_monitor.log.*")) + [place.trail]
     return [line for path in paths for line in lines_of(path)]
 
 
-def test_a_trail_moved_again_and_again_loses_no_line_and_tears_none(place: Place) -> None:
+def test_a_trail_that_is_rotated_repeatedly_loses_and_tears_no_line(place: Place) -> None:
     device = place.device(peers=[peer(0, now())])
     monitor = place.start()
     monitor.match("ONLINE .*")
@@ -41,7 +41,7 @@ def test_a_trail_moved_again_and_again_loses_no_line_and_tears_none(place: Place
     assert lines == texts(monitor.console())
 
 
-def test_a_deleted_trail_is_made_anew(place: Place) -> None:
+def test_a_deleted_trail_is_created_again(place: Place) -> None:
     device = place.device(peers=[peer(1, now())])
     monitor = place.start()
     monitor.match("ONLINE .*")
@@ -52,7 +52,7 @@ def test_a_deleted_trail_is_made_anew(place: Place) -> None:
     assert stat.S_IMODE(place.trail.stat().st_mode) == 0o640
 
 
-def test_a_trail_whose_directory_is_gone_gets_its_lines_when_it_returns(place: Place) -> None:
+def test_a_trail_whose_directory_disappears_receives_its_lines_once_the_directory_exists_again(place: Place) -> None:
     directory = place.logs / "deep"
     directory.mkdir()
     device = place.device(peers=[peer(1, now())])
@@ -114,7 +114,7 @@ def test_a_second_monitor_on_the_same_trail_reports_to_the_console_only(place: P
     assert lines_of(place.trail) == service.console()
 
 
-def test_an_unfinished_last_line_swallows_no_other(place: Place) -> None:
+def test_an_incomplete_last_line_does_not_merge_with_the_next(place: Place) -> None:
     place.trail.write_text("2023-10-27 10:00:00 torn")
     place.trail.chmod(0o640)
     device = place.device()

@@ -1,4 +1,4 @@
-"""Each event in the trail: what happens to a scripted device, and the line that follows. The real `wg` asks the device."""
+"""The events: a scripted device changes, the real `wg` reads it, and the trail receives the line."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from harness import (
 )
 
 
-def test_the_first_reading_tells_who_is_online_and_who_is_not(place: Place) -> None:
+def test_the_first_reading_reports_every_peer_as_online_or_offline(place: Place) -> None:
     there, gone, never = peer(1, now() - 5), peer(2, now() - 500), peer(3)._replace(endpoint="")
     device = place.device(peers=[there, gone, never])
     monitor = place.start()
@@ -52,7 +52,7 @@ def test_another_address_is_roaming_and_another_port_is_no_event(place: Place) -
     assert len(events(monitor)) == 2
 
 
-def test_other_allowed_ips_are_a_change_and_another_order_is_none(place: Place) -> None:
+def test_different_allowed_ips_are_a_change_and_another_order_is_no_event(place: Place) -> None:
     one = peer(1, now())._replace(allowed_ips="10.0.0.1/32,10.0.0.2/32,10.1.0.0/24")
     device = place.device(peers=[one])
     monitor = place.start()
@@ -96,7 +96,7 @@ def test_an_interface_goes_with_its_peers_and_returns(place: Place) -> None:
     device.close()
     monitor.see("IFDOWN  [wg0] 2 peers, 1 was online")
     monitor.see(told("OFFLINE", online))
-    again = online._replace(handshake=0, endpoint="")  # made anew, it has forgotten
+    again = online._replace(handshake=0, endpoint="")  # a new interface knows no handshake
     device = place.device("wg0", [again, offline])
     monitor.see("IFUP    [wg0] 2 peers", times=2)
     device.settle()
@@ -107,7 +107,7 @@ def test_an_interface_goes_with_its_peers_and_returns(place: Place) -> None:
     assert kinds == "ONLINE IFUP ONLINE OFFLINE IFDOWN OFFLINE IFUP ONLINE".split()
 
 
-def test_a_handshake_that_falls_to_never_ends_the_session_and_goes_on_being_shown(place: Place) -> None:
+def test_a_handshake_reset_to_never_ends_the_session_and_the_line_keeps_the_last_one(place: Place) -> None:
     one = peer(1, now())
     device = place.device(peers=[one])
     monitor = place.start()
@@ -135,7 +135,7 @@ def test_an_interface_that_cannot_be_read_keeps_its_peers(place: Place) -> None:
     assert [text.split()[0] for text in events(monitor)] == ["ONLINE", "ONLINE", "[WARN]", "[WARN]"]
 
 
-def test_only_the_peers_of_the_wanted_interfaces_count(place: Place) -> None:
+def test_only_peers_of_the_configured_interfaces_are_reported(place: Place) -> None:
     mine, strange = peer(1, now()), peer(2, now())
     place.device("wg0", [mine])
     other = place.device("wg1", [strange])
@@ -148,7 +148,7 @@ def test_only_the_peers_of_the_wanted_interfaces_count(place: Place) -> None:
     assert events(monitor) == [told("ONLINE", mine, "new")]
 
 
-def test_an_interface_that_is_not_there_yet_is_one_warning_and_no_exit(place: Place) -> None:
+def test_a_missing_interface_is_one_warning_and_no_exit(place: Place) -> None:
     place.device("wg1")
     monitor = place.start("--interface", "wg0")
     monitor.match(r"\[WARN\] \[wg0\] there is no such WireGuard interface.*")
@@ -161,7 +161,7 @@ def test_an_interface_that_is_not_there_yet_is_one_warning_and_no_exit(place: Pl
     assert monitor.stop() == 0
 
 
-def test_no_interface_at_all_is_a_reading_too(place: Place) -> None:
+def test_a_reading_without_interfaces_is_valid(place: Place) -> None:
     place.wg("printf ''")
     monitor = place.start()
     place.settle()
@@ -169,7 +169,7 @@ def test_no_interface_at_all_is_a_reading_too(place: Place) -> None:
     assert events(monitor) == []
 
 
-def test_without_a_store_a_restart_knows_nobody(place: Place) -> None:
+def test_without_a_store_every_peer_is_new_after_a_restart(place: Place) -> None:
     one = peer(1, now())
     place.device(peers=[one])
     for times in (1, 2):
@@ -179,7 +179,7 @@ def test_without_a_store_a_restart_knows_nobody(place: Place) -> None:
     assert len(lines_of(place.trail)) == 6
 
 
-def test_received_bytes_keep_a_peer_online_where_traffic_counts(place: Place) -> None:
+def test_with_liveness_traffic_received_bytes_keep_a_peer_online(place: Place) -> None:
     one = peer(1, now() - 177)._replace(rx=1000)
     device = place.device(peers=[one])
     monitor = place.start("--liveness", "traffic")

@@ -1,4 +1,4 @@
-"""A `wg` that fails, hangs, disappears or prints invalid lines. A script in its place does so."""
+"""A `wg` that fails, hangs, disappears or prints invalid lines. A script replaces it."""
 
 import os
 import re
@@ -13,8 +13,6 @@ from harness import (
     wait_for,
 )
 
-# --- A failing wg -------------------------------------------------------------------------------------------------
-
 FAILURES = {
     "an exit status": ("echo nonsense >&2; exit 3", r"wg exited with status 3: nonsense"),
     "an end by a signal": ("kill -KILL $$", r"wg was ended by SIGKILL"),
@@ -23,7 +21,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("behaviour, words", FAILURES.values(), ids=FAILURES.keys())
-def test_a_failing_wg_costs_readings_and_no_more(place: Place, behaviour: str, words: str) -> None:
+def test_while_wg_fails_readings_are_missing_and_nothing_else(place: Place, behaviour: str, words: str) -> None:
     one = peer(1, now())
     place.device(peers=[one])
     place.wg('exec %s "$@"' % place.real_wg)
@@ -39,7 +37,7 @@ def test_a_failing_wg_costs_readings_and_no_more(place: Place, behaviour: str, w
     assert len(events(monitor)) == 3
 
 
-def test_a_wg_that_disappears_while_the_monitor_runs_is_missed_until_it_returns(place: Place) -> None:
+def test_a_wg_that_disappears_is_reported_until_it_is_back(place: Place) -> None:
     interpreter = place.path / "interpreter"
     interpreter.symlink_to("/bin/sh")
     place.wg('exec %s "$@"' % place.real_wg)
@@ -55,23 +53,23 @@ def test_a_wg_that_disappears_while_the_monitor_runs_is_missed_until_it_returns(
     monitor.match(r"\[WARN\] Readings again after \d+s")
 
 
-def test_a_hanging_wg_is_killed_with_its_family_and_asked_again(place: Place) -> None:
+def test_a_hanging_wg_is_killed_with_its_children_and_run_again(place: Place) -> None:
     pids = place.path / "pids"
     place.wg("sleep 300 & echo $! $$ >%s; wait" % pids)
     monitor = place.start()
     monitor.match(r"\[WARN\] No reading: wg gave no answer within 10s; .*")
     first_pids = [int(pid) for pid in pids.read_text().split()]
-    wait_for("their end", lambda: not any(map(alive, first_pids)))
+    wait_for("the end of the first wg", lambda: not any(map(alive, first_pids)))
     one = peer(1, now())
     place.device(peers=[one])
     place.wg('exec %s "$@"' % place.real_wg)
     monitor.see(told("ONLINE", one, "new"))
     monitor.match(r"\[WARN\] Readings again after \d+s")
     assert monitor.stop() == 0
-    wait_for("the end of all", lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
+    wait_for("the end of wg and its children", lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
 
 
-def test_the_start_is_told_while_the_first_wg_runs(place: Place) -> None:
+def test_the_start_is_reported_while_the_first_wg_runs(place: Place) -> None:
     gate = place.path / "gate"
     place.wg("while [ ! -e %s ]; do sleep 0.05; done" % gate)
     monitor = place.start()
@@ -81,7 +79,7 @@ def test_the_start_is_told_while_the_first_wg_runs(place: Place) -> None:
     assert not monitor.trail()[1:-1]
 
 
-def test_a_hung_device_hangs_the_real_wg_and_not_the_monitor(place: Place) -> None:
+def test_a_hanging_device_blocks_the_real_wg_and_not_the_monitor(place: Place) -> None:
     one = peer(1, now())
     device = place.device(peers=[one])
     monitor = place.start()
@@ -93,7 +91,7 @@ def test_a_hung_device_hangs_the_real_wg_and_not_the_monitor(place: Place) -> No
     assert len(events(monitor)) == 3
 
 
-def test_an_interface_named_on_standard_error_only_is_unknown_not_gone(place: Place) -> None:
+def test_an_interface_named_only_on_standard_error_keeps_its_peers(place: Place) -> None:
     one, two = peer(1, now()), peer(2, now())
     place.wg_prints(dump(one) + dump(two, iface="wg1"))
     monitor = place.start()
@@ -119,21 +117,21 @@ GARBAGE = {
     "a line separator": dump(peer(9, 1)).splitlines()[1].replace(b"192.0.2.1", "\u2028OFFLINE".encode()) + b"\n",
     "a next-line character": dump(peer(9, 1)).splitlines()[1].replace(b"192.0.2.1", "\x85OFFLINE".encode()) + b"\n",
     "bidirectional marks": dump(peer(9, 1)).splitlines()[1].replace(b"192.0.2.1", "\u202e\u2066".encode()) + b"\n",
-    "an endless endpoint": dump(peer(9, 1)).splitlines()[1].replace(b"192.0.2.1", b"1" * 5000) + b"\n",
+    "an endpoint of 5,000 digits": dump(peer(9, 1)).splitlines()[1].replace(b"192.0.2.1", b"1" * 5000) + b"\n",
     "a negative handshake": dump(peer(9, -1)).splitlines()[1] + b"\n",
     "a handshake of 20 digits": dump(peer(9, 10**19)).splitlines()[1] + b"\n",
     "a fraction": dump(peer(9, 1)).splitlines()[1].replace(b"\t1\t", b"\t1.5\t") + b"\n",
     "digits that are not ASCII": dump(peer(9, 1)).splitlines()[1].replace(b"\t1\t", "\t\u0661\t".encode()) + b"\n",
-    "counters without an end": dump(peer(9, 1)._replace(rx=10**30)).splitlines()[1] + b"\n",
-    "a key that is none": dump(peer(9, 1)).splitlines()[1].replace(peer(9).public_key.encode(), b"short=") + b"\n",
+    "a counter of 31 digits": dump(peer(9, 1)._replace(rx=10**30)).splitlines()[1] + b"\n",
+    "an invalid key": dump(peer(9, 1)).splitlines()[1].replace(peer(9).public_key.encode(), b"short=") + b"\n",
     "a path for an interface": b"../../etc/passwd\t" + dump(peer(9, 1)).splitlines()[1].partition(b"\t")[2] + b"\n",
-    "a peer of no interface": dump(peer(9, 1), iface="wg7").splitlines()[1] + b"\n",
+    "a peer of an unknown interface": dump(peer(9, 1), iface="wg7").splitlines()[1] + b"\n",
     "the same peer twice": dump(peer(1, 1)).splitlines()[1] + b"\n",
 }
 
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE.keys())
-def test_a_line_that_is_none_spoils_nothing_but_itself(place: Place, garbage: bytes) -> None:
+def test_an_invalid_line_affects_no_other_line(place: Place, garbage: bytes) -> None:
     good, last = peer(1, now()), peer(2, now())
     place.wg_prints(dump(good) + garbage + dump(last).partition(b"\n")[2])
     monitor = place.start()
@@ -150,7 +148,7 @@ def test_a_line_that_is_none_spoils_nothing_but_itself(place: Place, garbage: by
     assert not console_oddities(monitor)
 
 
-def test_while_a_line_is_spoiled_nobody_on_that_interface_is_removed(place: Place) -> None:
+def test_an_invalid_line_suspends_removals_on_its_interface(place: Place) -> None:
     one, two, other = peer(1, now()), peer(2, now()), peer(3, now())
     place.wg_prints(dump(one, two) + dump(other, iface="wg1"))
     monitor = place.start()
@@ -163,7 +161,7 @@ def test_while_a_line_is_spoiled_nobody_on_that_interface_is_removed(place: Plac
     monitor.see(told("REMOVED", two))
 
 
-def test_wg_is_run_by_its_path_with_an_environment_built_from_nothing(place: Place) -> None:
+def test_wg_runs_by_its_absolute_path_with_an_environment_built_from_scratch(place: Place) -> None:
     saw = place.path / "saw"
     place.wg('{ echo "$0 $*"; env; } >%s.new; mv %s.new %s' % (saw, saw, saw))
     evil = place.path / "evil"
@@ -174,6 +172,6 @@ def test_wg_is_run_by_its_path_with_an_environment_built_from_nothing(place: Pla
     place.settle()
     command, *variables = saw.read_text().splitlines()
     assert re.fullmatch(r"/\S+/wg show all dump", command)
-    allowed = {"PATH", "LANG", "PWD", "_", "SHLVL", "OLDPWD"}  # the last four are the shell's own
+    allowed = {"PATH", "LANG", "PWD", "_", "SHLVL", "OLDPWD"}  # the shell sets the last four
     assert {variable.partition("=")[0] for variable in variables} <= allowed
     assert not (place.path / "was-run").exists()

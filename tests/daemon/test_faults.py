@@ -1,5 +1,6 @@
-"""The daemon while the file system of its trail, or of its store, is full, read-only or gone: it goes on reading and
-reporting, keeps its lines, says when that began and how long it lasted, and writes all of them in their order."""
+"""The file system of the trail or the store is full, read-only or gone. The daemon continues to read and to report on
+the console. It keeps the lines in memory, reports the beginning and the duration of the fault, and then writes all lines
+in order."""
 
 import re
 import shutil
@@ -27,20 +28,20 @@ def place() -> Iterator[DiskPlace]:
 
 class Fault(NamedTuple):
     name: str
-    begin: Callable[[Disk, Daemon, str], object]  # the directory's name on the disk, "" = the disk's own
+    begin: Callable[[Disk, Daemon, str], object]  # the directory on the disk, "" = its root
     end: Callable[[Disk, Daemon, str], object]
     words: str
 
 
 def delete(disk: Disk, monitor: Daemon, name: str) -> None:
-    """Moved first, so that it goes at once."""
+    """Rename the directory first: it disappears at once, and its deletion takes longer."""
     away = disk.seen / "away"
     (disk.seen / name).rename(away)
     shutil.rmtree(str(away))
 
 
 def cover(disk: Disk, monitor: Daemon, name: str) -> None:
-    """A file system that is written to cannot be made read-only: so another one takes its place."""
+    """Mount a read-only file system over it. One with files open for writing cannot be made read-only."""
     inside(monitor, "mount", "-t", "tmpfs", "-o", "ro", "none", str(disk.path / name))
 
 
@@ -67,7 +68,7 @@ def happened(lines: List[str]) -> int:
 
 
 def come_and_go(wg0: device.Device, rounds: int) -> int:
-    """Forty peers, the first of them there already, and others in each round; how many lines they are by then."""
+    """Publish forty other peers in each round. Returns the total number of lines, the first forty peers included."""
     now = int(time.time())
     for number in range(rounds):
         wg0.publish([device.peer(100 * number + each, now) for each in range(40)])
@@ -105,14 +106,14 @@ def test_the_trails_file_system_fails_for_a_while(place: DiskPlace, fault: Fault
     lines = lines_of(place.trail)
     if fault is GONE:
         lines = before + lines
-    assert events(lines) == events(monitor.console()), "not all of them, or not in their order and with their times"
+    assert events(lines) == events(monitor.console()), "lines are missing, out of order, or have another time"
     assert sum(re.search(begins, line) is not None for line in monitor.console()) == 1
     assert sum(re.search(ends, line) is not None for line in lines) == 1
     assert place.trail.read_bytes().endswith(b"\n")
 
 
 def rows(place: DiskPlace, query: str) -> List[Any]:
-    """Of the store, copied out of the namespace that it lies in."""
+    """Query the store, on a copy outside its mount namespace."""
     assert place.disk is not None
     copy = place.path / "copy.db"
     shutil.copy(str(place.disk.seen / "state.db"), str(copy))
@@ -136,10 +137,10 @@ def test_the_stores_file_system_fails_for_a_while(place: DiskPlace, fault: Fault
     monitor.match("ONLINE .* new .*")
     fault.begin(disk, monitor, "")
     told = come_and_go(wg0, 3)
-    # SQLite has words of its own for what the file system says.
+    # SQLite words the file system's error in its own way.
     monitor.match(r"\[WARN\] .*/state.db cannot be used: .*; what happens is kept in memory")
     monitor.await_(
-        "the trail to go on", lambda: sum("LINE " in line or "REMOVED" in line for line in monitor.trail()) >= told
+        "all lines in the trail", lambda: sum("LINE " in line or "REMOVED" in line for line in monitor.trail()) >= told
     )
     fault.end(disk, monitor, "")
     monitor.match(r"\[WARN\] .*/state.db can be used again after \d+s")
@@ -151,12 +152,12 @@ def test_the_stores_file_system_fails_for_a_while(place: DiskPlace, fault: Fault
     wg0.settle()
     assert second.stop() == 0
     assert open_sessions == [(40,)] == rows(place, "SELECT count(*) FROM sessions WHERE reason IS NULL")
-    assert happened(monitor.trail()) == told, "the restart was not silent"
+    assert happened(monitor.trail()) == told, "the restart reported events"
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["full", "read-only"])
-def test_a_start_while_the_stores_file_system_fails_is_a_start(place: DiskPlace, full: bool) -> None:
-    """The trail goes on at once; the store is taken up when it can be."""
+def test_the_daemon_starts_while_the_stores_file_system_fails(place: DiskPlace, full: bool) -> None:
+    """The trail works at once. The store is used as soon as possible."""
     disk = place.memory(place.path / "disk", 1024)
     if full:
         disk.fill()
@@ -179,7 +180,7 @@ def test_a_start_while_the_stores_file_system_fails_is_a_start(place: DiskPlace,
 
 
 def test_trail_and_store_on_one_full_disk(place: DiskPlace) -> None:
-    """Everything is kept in memory, and then written, each line once."""
+    """All lines stay in memory and are then written exactly once."""
     disk = place.memory(place.logs, 1024)
     flags = ["--state-path", str(place.logs / "state.db")]
     wg0 = place.device(peers=[device.peer(1, int(time.time()))])
@@ -198,8 +199,8 @@ def test_trail_and_store_on_one_full_disk(place: DiskPlace) -> None:
 
 
 @pytest.mark.parametrize("signal_number", [15, 9], ids=["stopped", "killed"])
-def test_a_line_cut_by_a_full_disk_outlives_the_daemon(place: DiskPlace, signal_number: int) -> None:
-    """Started again while the disk is still full: what was cut is finished when there is room, and told once."""
+def test_a_line_cut_by_a_full_disk_is_completed_after_a_restart(place: DiskPlace, signal_number: int) -> None:
+    """The daemon restarts while the disk is still full. Once there is room, it completes the line without a duplicate."""
     disk = place.memory(place.logs, 64)
     flags = ["--state-path", str(place.path / "state.db")]
     wg0 = place.device(peers=[device.peer(1, int(time.time()))])
@@ -209,7 +210,7 @@ def test_a_line_cut_by_a_full_disk_outlives_the_daemon(place: DiskPlace, signal_
     told = come_and_go(wg0, 2)
     first.hear(r"\[WARN\] .*/wg_monitor.log cannot be written: .*")
     first.stop(signal_number)
-    assert not place.trail.read_bytes().endswith(b"\n"), "nothing was cut"
+    assert not place.trail.read_bytes().endswith(b"\n"), "no line was cut"
     second: Daemon = place.start(*flags)
     second.hear(r"\[WARN\] .*/wg_monitor.log cannot be written: .*")
     wg0.publish([])

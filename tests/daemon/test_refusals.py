@@ -21,10 +21,8 @@ def tools() -> None:
     need("unshare", "wg")
 
 
-# --- Wrong settings -----------------------------------------------------------------------------------------------
-
-REFUSED_FLAGS = {
-    "no interval": "--interval 0",
+INVALID_FLAGS = {
+    "an interval of zero": "--interval 0",
     "a word for an interval": "--interval abc",
     "a float for an interval": "--interval 1e3",
     "a fraction": "--interval 1.5",
@@ -34,44 +32,44 @@ REFUSED_FLAGS = {
     "digits that are not ASCII": "--interval \uff15",
     "underscores": "--interval 1_0",
     "more than a year": "--interval 31536001",
-    "a threshold of nothing": "--threshold 0",
-    "statistics never": "--stats-interval 0",
-    "no time for the hook": "--script-timeout 0",
-    "no history": "--history-days 0",
+    "a threshold of zero": "--threshold 0",
+    "a statistics interval of zero": "--stats-interval 0",
+    "a hook timeout of zero": "--script-timeout 0",
+    "a history of zero days": "--history-days 0",
     "more than a hundred years": "--history-days 36501",
     "a path for an interface": "--interface ../x",
-    "a name too long": "--interface abcdefghijklmnop",
+    "a name that is too long": "--interface abcdefghijklmnop",
     "an empty name": "--interface wg0,,wg1",
     "an escape in a name": "--interface wg\x1b[2J",
     "an unknown format": "--log-format xml",
     "a format in capitals": "--log-format JSON",
-    "an unknown sign of life": "--liveness ping",
+    "an unknown liveness": "--liveness ping",
     "an unknown event": "--script-events ONLINE,SOMETIMES",
     "an unknown flag": "--intervall 5",
     "an abbreviated flag": "--inter 5",
-    "a word too many": "start",
+    "an unknown command": "start",
     "a flag without its value": "--interval",
-    "a value for a switch": "--debug=perhaps",
+    "an invalid value for a switch": "--debug=perhaps",
 }
 
 
-def refused(*flags: str, environment: Optional[Dict[str, str]] = None, code: int = 2) -> str:
-    """The one line that a refusal is."""
+def rejected(*flags: str, environment: Optional[Dict[str, str]] = None, code: int = 2) -> str:
+    """Run the daemon with invalid settings and return its one line."""
     done = command_line(*flags, environment=environment)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert done.stderr.endswith("\n") and done.stderr[:-1].isprintable(), done.stderr
     return done.stderr[:-1]
 
 
-@pytest.mark.parametrize("flags", REFUSED_FLAGS.values(), ids=REFUSED_FLAGS.keys())
-def test_a_wrong_flag_is_refused_with_one_line_and_nothing_is_made(place: Place, flags: str) -> None:
-    line = refused("--log-path", str(place.path / "trail"), *flags.split(" ", 1))
+@pytest.mark.parametrize("flags", INVALID_FLAGS.values(), ids=INVALID_FLAGS.keys())
+def test_an_invalid_flag_is_rejected_with_one_line_and_creates_no_file(place: Place, flags: str) -> None:
+    line = rejected("--log-path", str(place.path / "trail"), *flags.split(" ", 1))
     assert not (place.path / "trail").exists()
     variable = flags.split(" ")[0].split("=")[0].lstrip("-")
     assert variable.replace("-", "_").lower() in line.replace("-", "_").lower()
 
 
-REFUSED_VARIABLES = {
+INVALID_VARIABLES = {
     "INTERVAL": "0",
     "THRESHOLD": "1e3",
     "STATS_INTERVAL": "never",
@@ -88,15 +86,15 @@ REFUSED_VARIABLES = {
 }
 
 
-@pytest.mark.parametrize("variable, value", REFUSED_VARIABLES.items(), ids=REFUSED_VARIABLES.keys())
-def test_a_wrong_variable_is_refused_by_its_name_and_value(place: Place, variable: str, value: str) -> None:
+@pytest.mark.parametrize("variable, value", INVALID_VARIABLES.items(), ids=INVALID_VARIABLES.keys())
+def test_an_invalid_variable_is_rejected_by_name_and_value(place: Place, variable: str, value: str) -> None:
     environment = {"LOG_PATH": str(place.path / "trail"), variable: value}
-    line = refused("--from-environment", environment=environment)
+    line = rejected("--from-environment", environment=environment)
     assert variable in line and value in line
     assert not (place.path / "trail").exists()
 
 
-def test_variables_count_only_where_they_are_asked_for_and_a_flag_beats_them(place: Place) -> None:
+def test_variables_count_only_with_from_environment_and_a_flag_overrides_them(place: Place) -> None:
     device = place.device()
     variables = {"THRESHOLD": "200", "STATS_INTERVAL": "", "INTERFACE": ""}
     monitor = place.start("--from-environment", environment={**variables, "INTERVAL": "9"})
@@ -110,7 +108,7 @@ def test_variables_count_only_where_they_are_asked_for_and_a_flag_beats_them(pla
 
 
 def make_trail(place: Place, kind: str) -> str:
-    """Something that cannot be the trail, by its path."""
+    """Create something that is unfit as a trail, and return its path."""
     path = place.path / "trail"
     if kind == "a link":
         path.symlink_to(place.path / "elsewhere")
@@ -154,43 +152,43 @@ UNFIT_FILES = [
 
 
 @pytest.mark.parametrize("kind", UNFIT_FILES)
-def test_an_unfit_trail_is_refused(place: Place, kind: str) -> None:
+def test_an_unfit_trail_is_rejected(place: Place, kind: str) -> None:
     path = make_trail(place, kind)
     before = sorted(str(each) for each in place.path.rglob("*"))
-    assert "LOG_PATH" in refused("--log-path", path)
+    assert "LOG_PATH" in rejected("--log-path", path)
     assert sorted(str(each) for each in place.path.rglob("*")) == before
     assert not os.path.exists("/etc/wg-monitor-test")
 
 
 OUTSIDE = {
     "outside": "/etc/wg-monitor-test",
-    "dots that lead outside": "/var/log/../../etc/wg-monitor-test",
-    "a root's name only begun": "/var/log-evil/wg-monitor-test",
+    "outside by dots": "/var/log/../../etc/wg-monitor-test",
+    "an allowed directory's name with a suffix": "/var/log-evil/wg-monitor-test",
     "relative": "wg-monitor-test",
-    "a root itself": "/tmp",
-    "a directory's name": "/tmp/",
+    "an allowed directory itself": "/tmp",
+    "an allowed directory with a slash": "/tmp/",
     "a dot": "/tmp/.",
     "two dots": "/tmp/..",
     "a newline": "/tmp/wg-monitor\ntest",
     "an escape": "/tmp/wg-monitor\x1b[2Jtest",
     "a direction mark": "/tmp/wg-monitor\u202etest",
     "a line separator": "/tmp/wg-monitor\u2028test",
-    "bytes that are no text": "/tmp/wg-monitor\udcfftest",
+    "bytes that are not UTF-8": "/tmp/wg-monitor\udcfftest",
 }
 
 
 @pytest.mark.parametrize("path", OUTSIDE.values(), ids=OUTSIDE.keys())
-def test_a_trail_outside_its_roots_is_refused(path: str) -> None:
-    assert "LOG_PATH" in refused("--log-path", path)
+def test_a_trail_outside_the_allowed_directories_is_rejected(path: str) -> None:
+    assert "LOG_PATH" in rejected("--log-path", path)
     assert not os.path.lexists(path) or os.path.isdir(path)
 
 
-def test_a_look_alike_of_a_root_is_refused_even_where_it_exists(place: Place) -> None:
-    """By components, not by prefix."""
+def test_a_directory_that_only_begins_like_an_allowed_one_is_rejected(place: Place) -> None:
+    """Paths are compared by component, not by prefix."""
     evil = Path("/tmp-wg-monitor-%d" % os.getpid())
     evil.mkdir()
     try:
-        assert "LOG_PATH" in refused("--log-path", str(evil / "trail"))
+        assert "LOG_PATH" in rejected("--log-path", str(evil / "trail"))
         assert list(evil.iterdir()) == []
     finally:
         evil.rmdir()
@@ -198,15 +196,15 @@ def test_a_look_alike_of_a_root_is_refused_even_where_it_exists(place: Place) ->
 
 UNFIT_STORES = {
     "outside": "/etc/wg-monitor-test.db",
-    "in the trails' root": "/var/log/wg-monitor-test.db",
-    "in a directory that everybody writes to": "/tmp/wg-monitor-test.db",
+    "in the directory of the trails": "/var/log/wg-monitor-test.db",
+    "in a directory that everyone can write": "/tmp/wg-monitor-test.db",
     "relative": "state.db",
 }
 
 
 @pytest.mark.parametrize("path", UNFIT_STORES.values(), ids=UNFIT_STORES.keys())
-def test_an_unfit_store_is_refused(place: Place, path: str) -> None:
-    assert "STATE_PATH" in refused("--log-path", str(place.path / "trail"), "--state-path", path)
+def test_an_unfit_store_is_rejected(place: Place, path: str) -> None:
+    assert "STATE_PATH" in rejected("--log-path", str(place.path / "trail"), "--state-path", path)
     assert not os.path.exists(path)
     assert not (place.path / "trail").exists()
 
@@ -258,15 +256,15 @@ UNFIT_HOOKS = [
 
 
 @pytest.mark.parametrize("kind", UNFIT_HOOKS)
-def test_an_unfit_hook_is_refused(place: Place, kind: str) -> None:
+def test_an_unfit_hook_is_rejected(place: Place, kind: str) -> None:
     hook = make_hook(place, kind)
-    line = refused("--log-path", str(place.path / "trail"), "--on-change-script", hook)
+    line = rejected("--log-path", str(place.path / "trail"), "--on-change-script", hook)
     assert "ON_CHANGE_SCRIPT" in line and hook in line
     assert not (place.path / "trail").exists()
 
 
-def test_a_directory_that_the_daemon_may_not_write_is_named_with_its_owner(place: Place) -> None:
-    """Root without CAP_DAC_OVERRIDE, as under the units, is bound by ownership like anyone."""
+def test_an_unwritable_directory_is_reported_with_its_owner(place: Place) -> None:
+    """Root without CAP_DAC_OVERRIDE, as under the units, needs the same permissions as any user."""
     need("setpriv")
     os.chown(str(place.logs), 65534, 65534)
     bound = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
@@ -277,7 +275,7 @@ def test_a_directory_that_the_daemon_may_not_write_is_named_with_its_owner(place
     assert not place.trail.exists()
 
 
-def test_a_second_monitor_on_the_same_store_is_refused(place: Place) -> None:
+def test_a_second_monitor_on_the_same_store_is_rejected(place: Place) -> None:
     device = place.device()
     store = str(place.path / "state.db")
     place.start("--state-path", store)

@@ -11,25 +11,23 @@ from harness import (
     Place,
 )
 
-# --- Secrets ------------------------------------------------------------------------------------------------------
-
 SECRETS = [
     form
     for secret in (PRIVATE_KEY, PRESHARED_KEY)
     for form in (secret, hexadecimal(secret), secret[:16], secret[-16:], secret.rstrip("="))
 ]
 MISPLACED = {
-    "as they should be": (dump(peer(1, 9)), "", 0),
+    "in their own columns": (dump(peer(1, 9)), "", 0),
     "with an exit status": (dump(peer(1, 9)), "Unable to read %s\n" % PRIVATE_KEY, 1),
-    "in lines that break off": (dump(peer(1, 9))[:-20], "", 0),
+    "in truncated output": (dump(peer(1, 9))[:-20], "", 0),
     "in the public key's column": (dump(peer(1, 9)).replace(peer(1).public_key.encode(), b"?"), "", 0),
     "as an interface": (dump(peer(1, 9)).replace(b"wg0", PRIVATE_KEY.encode()), "", 0),
     "as an endpoint": (dump(peer(1, 9)).replace(b"192.0.2.1:1025", PRIVATE_KEY.encode()), "", 0),
     "as allowed IPs": (dump(peer(1, 9)).replace(b"10.0.0.1/32", PRESHARED_KEY.encode()), "", 0),
     "as a number": (dump(peer(1, 9)).replace(b"\t9\t", b"\t" + PRIVATE_KEY.encode() + b"\t"), "", 0),
-    "on lines of their own": (("%s\n%s\n" % (PRIVATE_KEY, PRESHARED_KEY)).encode(), "", 0),
+    "on separate lines": (("%s\n%s\n" % (PRIVATE_KEY, PRESHARED_KEY)).encode(), "", 0),
     "with other white space": (dump(peer(1, 9)).replace(b"\t", b" "), "", 0),
-    "with fields too many": (dump(peer(1, 9)).replace(b"\n", b"\t%s\n" % PRIVATE_KEY.encode()), "", 0),
+    "in an additional field": (dump(peer(1, 9)).replace(b"\n", b"\t%s\n" % PRIVATE_KEY.encode()), "", 0),
     "as an unreadable interface": (dump(), "Unable to access interface %s: no\n" % PRIVATE_KEY, 0),
     "in hexadecimal": (b"", "private_key=%s\n" % hexadecimal(PRIVATE_KEY), 1),
 }
@@ -50,16 +48,16 @@ def test_private_and_preshared_keys_are_in_no_output_at_all(
     seen = [(process / name).read_bytes() for name in ("cmdline", "environ")]
     assert monitor.stop() == 0
     seen += [path.read_bytes() for path in place.path.rglob("*") if path.is_file() and not is_source(path)]
-    assert len(seen) >= 6, "trail, console, stdout, store and two of the process"
+    assert len(seen) >= 6, "expected the trail, console, stdout, store and two files of the process"
     for secret in SECRETS:
-        assert not any(secret.encode() in data for data in seen), "found a secret"
+        assert not any(secret.encode() in data for data in seen), "an output contains a key"
 
 
 def is_source(path: Path) -> bool:
     return path.name.startswith(("output-", "errors-")) or path.name == "real-wg"
 
 
-def test_the_daemon_leaves_no_core(place: Place) -> None:
+def test_the_daemon_cannot_dump_core(place: Place) -> None:
     device = place.device()
     monitor = place.start()
     device.settle()

@@ -1,4 +1,4 @@
-"""Signals stop the daemon or make it open the trail again."""
+"""Signals stop the daemon or make it reopen the trail."""
 
 import signal
 from pathlib import Path
@@ -18,7 +18,7 @@ from harness import (
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_ends_it_with_a_line(place: Place, number: int) -> None:
+def test_a_signal_stops_the_daemon_with_a_last_line(place: Place, number: int) -> None:
     device = place.device()
     monitor = place.start()
     device.settle()
@@ -26,7 +26,7 @@ def test_a_signal_ends_it_with_a_line(place: Place, number: int) -> None:
     assert monitor.trail()[-1].startswith("Monitor stopped | ")
 
 
-def test_it_ends_while_wg_hangs_and_hooks_run(place: Place) -> None:
+def test_a_signal_stops_the_daemon_while_wg_hangs_and_hooks_run(place: Place) -> None:
     pids = place.path / "pids"
     hook = place.script("hook", "trap '' TERM; echo $$ >>%s; sleep 300\n" % pids)
     crowd = [peer(number, now()) for number in range(6)]
@@ -39,10 +39,10 @@ def test_it_ends_while_wg_hangs_and_hooks_run(place: Place) -> None:
     assert monitor.stop() == 0
     assert monitor.trail()[-1].startswith("Monitor stopped | ")
     monitor.match(r"\[WARN\] 6 hooks did not run.*")
-    wait_for("the end of all", lambda: not any(alive(int(pid)) for pid in lines_of(pids)))
+    wait_for("the end of wg and the hooks", lambda: not any(alive(int(pid)) for pid in lines_of(pids)))
 
 
-def test_sighup_opens_the_trail_anew(place: Place) -> None:
+def test_sighup_reopens_the_trail(place: Place) -> None:
     device = place.device(peers=[peer(1, now())])
     monitor = place.start()
     device.settle()
@@ -50,7 +50,7 @@ def test_sighup_opens_the_trail_anew(place: Place) -> None:
     assert place.trail.stat().st_ino in open_inodes(monitor)
     place.trail.rename(aside)
     monitor.send(signal.SIGHUP)
-    wait_for("the old file let go", lambda: aside.stat().st_ino not in open_inodes(monitor))
+    wait_for("the daemon to close the old file", lambda: aside.stat().st_ino not in open_inodes(monitor))
     before = aside.read_bytes()
     device.publish([])
     monitor.match("REMOVED .*")
@@ -59,17 +59,17 @@ def test_sighup_opens_the_trail_anew(place: Place) -> None:
 
 
 def open_inodes(monitor: Daemon) -> List[int]:
-    """Of the files that it holds open at this moment."""
+    """The inodes of the files that the daemon has open now."""
     found = []
     for descriptor in Path("/proc/%d/fd" % monitor.pid).iterdir():
         try:
             found.append(descriptor.stat().st_ino)
         except FileNotFoundError:
-            pass  # closed meanwhile
+            pass  # closed since the listing
     return found
 
 
-def test_a_storm_of_signals_ends_nothing(place: Place) -> None:
+def test_hundreds_of_signals_do_not_stop_the_daemon(place: Place) -> None:
     device = place.device(peers=[peer(1, now())])
     monitor = place.start()
     device.settle()

@@ -1,4 +1,4 @@
-"""The daemon over thousands of readings, with events, hooks and faults: what it holds does not grow."""
+"""Thousands of readings with events, hooks and faults: memory, descriptors, threads and children do not grow."""
 
 import os
 import random
@@ -21,8 +21,8 @@ from scale import scaled
 DRIVER = PROJECT / "tests/support/crash_driver.py"
 INTERVAL = "0.01"
 PEERS = 50
-ROUNDS = 8  # what is held is compared from round to round; the first ones are for warming up
-GROWTH_KB = 512  # over the second half: a hundred bytes a reading
+ROUNDS = 8  # the resources are compared after each round; the first rounds are for warming up
+GROWTH_KB = 512  # over the second half: a hundred bytes per reading
 
 
 class Held(NamedTuple):
@@ -42,7 +42,7 @@ def held_by(pid: int) -> Held:
 
 
 class Life:
-    """Everything that can happen to a daemon, again and again."""
+    """Changes peers and causes faults, repeatedly."""
 
     def __init__(self, place: Place, wg0: device.Device) -> None:
         self.place, self.wg0 = place, wg0
@@ -66,7 +66,7 @@ class Life:
         self.wg0.publish(peer for number, peer in self.peers.items() if number != gone)
 
     def fault(self, number: int, pid: int) -> None:
-        """A different one each time, and gone with the next."""
+        """Cause one of four faults in turn, and end the previous one."""
         trail, rotated = self.place.trail, self.place.trail.with_name("wg_monitor.log.1")
         if trail.is_dir():
             trail.rmdir()
@@ -80,14 +80,14 @@ class Life:
         elif kind == 3 and trail.exists():
             trail.rename(rotated)
             try:
-                trail.mkdir()  # nobody can append to that
+                trail.mkdir()  # the daemon cannot append to a directory
             except FileExistsError:
-                pass  # the monitor was faster
+                pass  # the daemon created the trail first
 
     def spend(self, readings: int, pid: int) -> None:
         until, number = self.readings() + readings, 0
         while self.readings() < until:
-            assert Path("/proc/%d" % pid).exists(), "the daemon ended"
+            assert Path("/proc/%d" % pid).exists(), "the daemon exited"
             self.publish()
             if number % 10 == 0:
                 self.fault(number // 10, pid)
@@ -99,7 +99,7 @@ class Life:
 
 
 def settled(pid: int, store: Path) -> Held:
-    """Once no hook runs and none waits; the least of many looks, since `wg` comes and goes."""
+    """The resources once no hook runs or waits: the minimum of many samples, since `wg` runs in between."""
 
     def idle() -> bool:
         with closing(sqlite3.connect(str(store), timeout=PATIENCE_S)) as database:
@@ -137,25 +137,25 @@ def test_thousands_of_readings_leave_nothing_behind(place: Place) -> None:
     text = console.read_text()
     assert status == 0, text[-3000:]
     told = "\n".join(map(str, held))
-    # One less while the trail is closed: after SIGHUP it is opened with the next line.
+    # One fewer while the trail is closed: SIGHUP closes it, and the next line opens it.
     descriptors = [each.descriptors for each in held]
     assert max(descriptors) - min(descriptors) <= 1, told
     assert {(each.threads, each.children) for each in held} == {(1, 0)}, told
     early, late = held[ROUNDS // 2 - 1], held[-1]
-    # In a short run SQLite's cache of 1 MiB is still being filled.
+    # During a short run, SQLite still fills its cache of 1 MiB.
     allowed = GROWTH_KB if scaled(1000) >= 1000 else GROWTH_KB + 1024
     assert late.resident_kb - early.resident_kb < allowed, told
     figures = re.findall(r"Readings: (\d+) \((\d+) failed.*Hooks: (\d+) run, (\d+) failed.*Writes: (\d+) failed", text)[
         -1
     ]
-    assert all(int(figure) for figure in figures), "a kind of failure did not happen, or was not counted: %s" % (
+    assert all(int(figure) for figure in figures), "a kind of failure did not occur or was not counted: %s" % (
         figures,
     )
     assert "Traceback" not in text
 
 
-def test_nothing_is_left_behind_by_thousands_of_peers_that_come_and_go(place: Place) -> None:
-    """Descriptors and processes after many events are what they were before."""
+def test_peers_that_come_and_go_leave_no_descriptor_and_no_process_behind(place: Place) -> None:
+    """The daemon has as many descriptors and children after the events as before."""
     hook = place.script("hook", "exit 1\n")
     now = int(time.time())
     wg0 = place.device(peers=[device.peer(0, now)])

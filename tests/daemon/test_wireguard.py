@@ -1,4 +1,4 @@
-"""The main job: real peers connect and leave, and the trail tells it."""
+"""Real peers connect and leave, and the trail reports it."""
 
 import re
 from typing import List
@@ -7,7 +7,7 @@ import pytest
 
 from harness import Place, Tunnel, wait_for
 
-STAMP = r"(?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d"  # around midnight a handshake shows its date
+STAMP = r"(?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d"  # around midnight, a handshake has its date
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def tunnel(place: Place) -> Tunnel:
 
 
 def line(kind: str, tunnel: Tunnel, rest: str, address: str = Tunnel.CLIENT) -> str:
-    """The pattern of a line about the client."""
+    """The regular expression of a line about the client."""
     key = tunnel.client.public_key
     head = "%-7s [%s] %s...%s (%s:51820) [IP: %s]" % (
         kind,
@@ -55,7 +55,7 @@ def online_lines(trail: List[str]) -> List[str]:
     return [text for text in trail if text.startswith("ONLINE")]
 
 
-def test_by_handshakes_alone_a_silent_peer_goes_offline_and_a_new_handshake_brings_it_back(
+def test_with_liveness_handshake_a_silent_peer_goes_offline_until_its_next_handshake(
     place: Place, tunnel: Tunnel
 ) -> None:
     tunnel.admit()
@@ -98,8 +98,8 @@ def test_an_interface_that_is_deleted_takes_its_online_peers_with_it(place: Plac
     assert monitor.stop() == 0
 
 
-def test_an_interface_that_is_set_down_is_still_there(place: Place, tunnel: Tunnel) -> None:
-    """`ip link set down` stops the traffic; `wg` goes on showing the interface and its peers."""
+def test_an_interface_that_is_set_down_still_exists(place: Place, tunnel: Tunnel) -> None:
+    """`ip link set down` stops the traffic, but `wg` still shows the interface and its peers."""
     tunnel.admit()
     tunnel.connect()
     monitor = place.start("--threshold", "8")

@@ -1,5 +1,5 @@
-"""How much is done for a reading: lines parsed, rows written, system calls made, modules imported. Counted, not timed;
-`tests/bench.py` tells what it costs."""
+"""The work per reading: lines parsed, rows written, system calls, imported modules. These tests count; tests/bench.py
+measures time."""
 
 import collections
 import json
@@ -20,20 +20,20 @@ from scale import scaled
 from values import blocks
 
 PEERS = 1_000
-CALM = ("--threshold", "31536000")  # nobody goes offline by ageing
+CALM = ("--threshold", "31536000")  # no handshake gets old enough for OFFLINE
 
 
 # --- Parsing ------------------------------------------------------------------------------------------------------
 
 
 class Dump:
-    """The text of wg for many peers, of which some move on between two readings."""
+    """The output of wg for many peers, some of which change between two readings."""
 
     def __init__(self, count: int = PEERS) -> None:
         self.peers = [device.peer(number, 1_700_000_000) for number in range(count)]
 
     def move(self, every: int) -> None:
-        """Every so many peers have received and sent bytes."""
+        """Every `every`th peer receives and sends bytes."""
         for i in range(0, len(self.peers), every):
             peer = self.peers[i]
             self.peers[i] = peer._replace(rx=peer.rx + 1500, tx=peer.tx + 1500)
@@ -78,7 +78,7 @@ def dump_after(change: Callable[[Dump], object]) -> Dump:
         pytest.param(lambda dump: dump.peers.pop(PEERS // 2), PEERS - PEERS // 2, id="a peer is gone: all after it"),
     ],
 )
-def test_only_lines_that_say_more_than_counters_and_handshakes_are_parsed_in_full(
+def test_only_lines_with_more_than_new_counters_and_handshakes_are_parsed_in_full(
     change: Callable[[Dump], object], in_full: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
@@ -91,7 +91,7 @@ def test_only_lines_that_say_more_than_counters_and_handshakes_are_parsed_in_ful
 
     monkeypatch.setattr(wg_monitor, "parse_peer", counting)
     settings = wg_monitor.parse_settings({}, {})
-    again = len(dump_after(change).peers) == PEERS  # a change that can happen at every reading
+    again = len(dump_after(change).peers) == PEERS  # the change can repeat at every reading
     dump, table, memo = Dump(), wg_monitor.EMPTY, wg_monitor.Memo()
     found = []
     for number in range(6):
@@ -102,7 +102,7 @@ def test_only_lines_that_say_more_than_counters_and_handshakes_are_parsed_in_ful
         table, _ = wg_monitor.decide(table, reading, now, settings)
         if number == 2 or number > 2 and number < 5 and again:
             change(dump)
-    assert found[0] == PEERS, "everything is new to the first reading"
+    assert found[0] == PEERS, "the first reading parses every line"
     assert found[1:3] == [0, 0]
     assert found[3] == in_full
     assert found[4:] == ([in_full, in_full] if again else [0, 0])
@@ -134,14 +134,14 @@ wg_monitor.Store.open = open_and_trace
 
 
 def driver(place: Place, patch: str) -> str:
-    """What the daemon is put behind to run with a patch."""
+    """The prefix that runs the daemon with a patch."""
     path = place.path / "driver.py"
     path.write_text(DRIVER.format(project=str(PROJECT), patch=patch))
     return "%s -I %s" % (sys.executable, path)
 
 
 def rows(statements: List[str]) -> Counter[str]:
-    """Rows written, by table."""
+    """The number of written rows per table."""
     pattern = re.compile(r"(?:INSERT (?:OR \w+ )?INTO|UPDATE|DELETE FROM) (\w+)")
     matches = [pattern.match(statement) for statement in statements]
     return collections.Counter(match.group(1) for match in matches if match)
@@ -153,7 +153,7 @@ def store_folder(place: Place) -> Path:
     return folder
 
 
-def test_rows_are_written_for_what_happened_and_for_nothing_else(place: Place) -> None:
+def test_rows_are_written_only_for_events(place: Place) -> None:
     need("wg", "unshare")
     log = place.path / "statements"
     count = 200
@@ -165,15 +165,15 @@ def test_rows_are_written_for_what_happened_and_for_nothing_else(place: Place) -
     daemon.await_("all peers in the trail", lambda: len(daemon.trail()) == count + 1)
     wg0.settle()
     written = rows(lines_of(log))
-    assert written["events"] == count + 1, "a line each, and the start's"
-    assert written["peers"] == count, "each once"
+    assert written["events"] == count + 1, "one row per peer and one for the start"
+    assert written["peers"] == count, "one row per peer"
 
     before = len(lines_of(log))
     for number in range(3):
         moved = [peer._replace(rx=1500 * (number + 1), tx=1500) for peer in peers]
         wg0.publish(moved)
         wg0.settle()
-    assert lines_of(log)[before:] == [], "the disk is touched when something happened"
+    assert lines_of(log)[before:] == [], "rows were written without an event"
 
     moved[7] = moved[7]._replace(endpoint="198.51.100.7:7")
     wg0.publish(moved)
@@ -181,8 +181,8 @@ def test_rows_are_written_for_what_happened_and_for_nothing_else(place: Place) -
     wg0.settle()
     written = rows(lines_of(log)[before:])
     assert (written["events"], written["peers"]) == (1, 1)
-    assert 1 <= written["sessions"] <= 3  # an attempt to insert what may be there counts as well
-    assert sum(written.values()) <= 8, "a handful, however many peers there are: %s" % written
+    assert 1 <= written["sessions"] <= 3  # an INSERT OR IGNORE counts even if the row exists
+    assert sum(written.values()) <= 8, "one event wrote more than a handful of rows: %s" % written
     assert daemon.stop() == 0
 
 
@@ -192,7 +192,7 @@ TOUCHES_A_DISK = {"fsync", "fdatasync", "pwrite64", "pwritev", "rename", "rename
 
 
 class Interval:
-    """The system calls from one start of wg to the next."""
+    """The system calls between two starts of wg."""
 
     def __init__(self, lines: List[str]) -> None:
         calls = [line for line in lines if re.match(r"\w+\(", line)]
@@ -213,7 +213,7 @@ def intervals(log: Path) -> List[Interval]:
 
 
 @pytest.mark.alone
-def test_an_idle_reading_takes_few_system_calls_and_one_wake_up_of_its_own(place: Place) -> None:
+def test_an_idle_reading_takes_few_system_calls_and_one_wake_up_besides_wg(place: Place) -> None:
     need("wg", "unshare", "strace")
     log = place.path / "strace"
     wg0 = place.device("wg0", device.crowd(10, int(time.time())))
@@ -223,14 +223,14 @@ def test_an_idle_reading_takes_few_system_calls_and_one_wake_up_of_its_own(place
     idle = wait_for("some readings", lambda: intervals(log)[2:8] if len(intervals(log)) >= 8 else None)
     assert daemon.stop() == 0
     for interval in idle:
-        assert interval.slept_out == 1, "the clock wakes it once"
-        assert interval.woken == 1, "and the end of wg"
+        assert interval.slept_out == 1, "not exactly one wake-up by the timer"
+        assert interval.woken == 1, "not exactly one wake-up by the end of wg"
         assert not TOUCHES_A_DISK & set(interval.names) - {"ftruncate"}, interval.names
         assert sum(interval.names.values()) <= 45, interval.names
 
 
-def test_the_lines_of_a_storm_do_not_wait_until_the_store_is_tidied(place: Place) -> None:
-    """What SQLite writes ahead goes into the database after they are in the trail."""
+def test_the_lines_of_a_storm_reach_the_trail_before_the_checkpoint_of_the_store(place: Place) -> None:
+    """SQLite copies the write-ahead log into the database only after the lines are in the trail."""
     need("wg", "unshare", "strace")
     log, count = place.path / "strace", 8_000
     wg0 = place.device("wg0", device.crowd(count, int(time.time())))
@@ -244,7 +244,7 @@ def test_the_lines_of_a_storm_do_not_wait_until_the_store_is_tidied(place: Place
     to_trail = [number for number, name in enumerate(written) if name == place.trail.name]
     to_store = [number for number, name in enumerate(written) if name == "state.db" and number > to_trail[0]]
     assert len(ahead) > 2 * wg_monitor.AHEAD_PAGES and len(to_trail) > count // wg_monitor.LINES_AT_ONCE
-    assert to_store and max(to_trail[:-1]) < min(to_store), "all but the last line, that of the end"
+    assert to_store and max(to_trail[:-1]) < min(to_store), "a checkpoint preceded lines other than that of the end"
 
 
 # --- The schedule -------------------------------------------------------------------------------------------------
@@ -279,8 +279,8 @@ wg_monitor.Monitor.start_reading = start_and_count
 
 @pytest.mark.alone
 def test_a_thousand_readings_do_not_drift(place: Place) -> None:
-    """Each reading is one slot of the grid, those that were skipped included: a schedule that adds what a reading
-    took to the interval would fall behind by hundreds of slots, and one that queues would run ahead of its skipping."""
+    """Each reading takes one slot of the grid, and so does each skipped one. A schedule that adds the duration of a
+    reading to the interval would fall behind by hundreds of slots. One that queues readings would run ahead."""
     need("wg", "unshare")
     place.device("wg0", device.crowd(1, int(time.time())))
     log, count = place.path / "slots", scaled(1_000)
@@ -291,12 +291,12 @@ def test_a_thousand_readings_do_not_drift(place: Place) -> None:
     assert len(slots) == count
     behind = [position - (number + skipped) for number, (position, skipped) in enumerate(slots)]
     assert min(behind) > -0.001, "a reading is early"
-    # Between the daemon's look at the clock and the one here, the machine may have done something else for a while.
-    assert sum(late >= 1 for late in behind) <= count // 20, "readings are late, and it is not told"
+    # The system may suspend the process between the daemon's reading of the clock and this one.
+    assert sum(late >= 1 for late in behind) <= count // 20, "readings are late without being counted"
 
 
 @pytest.mark.alone
-def test_readings_that_come_too_late_are_skipped_and_counted(place: Place) -> None:
+def test_late_readings_are_skipped_and_counted(place: Place) -> None:
     need("wg", "unshare")
     place.wg_prints(b"")
     daemon = place.start(*CALM, "--stats-interval", "1")
@@ -307,7 +307,7 @@ def test_readings_that_come_too_late_are_skipped_and_counted(place: Place) -> No
     daemon.send(signal.SIGCONT)
     pattern = r"Statistics \| Readings: (\d+) \(0 failed, ([2-9]) late\), .*"
     late = int(daemon.hear(pattern).group(2))
-    assert place.run_count() - before <= 3, "what was missed is not made up for"
+    assert place.run_count() - before <= 3, "the daemon made up for skipped readings"
     assert 2 <= late <= 9
     assert daemon.stop() == 0
 
@@ -334,7 +334,7 @@ def modules_after(*arguments: str, environment: Optional[Dict[str, str]] = None)
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])
-def test_what_only_informs_imports_no_more_than_it_needs(flag: str) -> None:
+def test_help_and_version_import_no_heavy_module(flag: str) -> None:
     modules = modules_after(flag)
     assert "argparse" in modules
     assert not modules & HEAVY
@@ -350,11 +350,11 @@ def daemon_modules(place: Place, *flags: str) -> FrozenSet[str]:
     return frozenset(log.read_text().split())
 
 
-def test_a_daemon_without_a_store_does_not_import_its_database(place: Place) -> None:
+def test_a_daemon_without_a_store_does_not_import_sqlite3(place: Place) -> None:
     need("wg", "unshare")
     assert not daemon_modules(place) & HEAVY
 
 
-def test_a_daemon_with_a_store_imports_its_database_and_nothing_else_of_weight(place: Place) -> None:
+def test_a_daemon_with_a_store_imports_sqlite3_and_no_other_heavy_module(place: Place) -> None:
     need("wg", "unshare")
     assert daemon_modules(place, "--state-path", str(store_folder(place) / "state.db")) & HEAVY == {"sqlite3"}

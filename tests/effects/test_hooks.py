@@ -1,4 +1,4 @@
-"""The hook runner, the notifier and the console, against real processes, sockets and pipes."""
+"""The hook runner, the notifier and the console with real processes, sockets and pipes."""
 
 import os
 import select
@@ -23,7 +23,7 @@ from wg_monitor import HOOK_DONE, HOOK_DROPPED, HOOK_OUTPUT_MAX, HOOKS_WAITING_M
 
 
 class Hooks:
-    """A runner with its hook, in a directory that root trusts: pytest's own may be anybody's."""
+    """A runner and its hook in a directory that belongs to root. The directory of pytest may belong to another user."""
 
     def __init__(self) -> None:
         self.directory = tempfile.TemporaryDirectory(prefix="wg-monitor-test-", dir="/tmp")
@@ -45,19 +45,19 @@ class Hooks:
         self.runner.add(Job(self.seq, kind, "wg0", key(peer), "192.0.2.1:51820", "10.0.0.1/32", 1_700_000_000, 1))
 
     def turn(self) -> None:
-        """As the monitor does, but for the rest that it does."""
+        """One round of the monitor's loop, limited to hooks."""
         self.complaints += self.runner.start()
         for reader, _ in self.poll.poll(20):
             self.runner.hear(reader)
         self.ended += self.runner.reap()
 
     def logged(self) -> int:
-        """How many lines the hook has written, a turn later."""
+        """Take a turn and count the lines that the hook has written."""
         self.turn()
         return len(lines_of(self.log))
 
     def run_out(self) -> List[Run]:
-        """Until nothing runs or waits; the runs that have ended since the last time."""
+        """Take turns until no hook runs or waits. Returns the runs that ended since the last call."""
 
         def idle() -> bool:
             self.turn()
@@ -68,7 +68,7 @@ class Hooks:
         return ended
 
     def one(self, text: str, timeout_s: int = 30) -> Run:
-        """The run of a hook with that text."""
+        """Run a hook with this text and return the run."""
         self.write(text)
         self.runner.timeout_s = timeout_s
         self.add()
@@ -89,8 +89,8 @@ def hooks() -> Iterator[Hooks]:
     made.close()
 
 
-def test_it_gets_its_environment_and_nothing_else(hooks: Hooks) -> None:
-    """`cat` is the interpreter: no shell adds anything."""
+def test_a_hook_gets_its_environment_and_nothing_else(hooks: Hooks) -> None:
+    """The interpreter is `cat`, because a shell adds variables."""
     hooks.write("", interpreter="/bin/cat /proc/self/environ")
     os.environ["WG_MONITOR_SECRET"] = "leaked"
     try:
@@ -114,7 +114,7 @@ def test_it_gets_its_environment_and_nothing_else(hooks: Hooks) -> None:
     }
 
 
-def test_it_gets_no_input_no_descriptor_and_a_session_of_its_own_at_the_root(hooks: Hooks) -> None:
+def test_a_hook_starts_in_the_root_directory_without_input_or_descriptors_in_a_new_session(hooks: Hooks) -> None:
     descriptor = os.open("/dev/null", os.O_RDONLY)
     os.set_inheritable(descriptor, True)
     try:
@@ -124,11 +124,11 @@ def test_it_gets_no_input_no_descriptor_and_a_session_of_its_own_at_the_root(hoo
     place, stdin, ids_, *descriptors = run.said.decode().split("\n")[:-1]
     assert (place, stdin) == ("/", "/dev/null")
     assert len(set(ids_.split())) == 1, "process, group and session differ"
-    # The shell keeps the script itself open, as 10 or above.
+    # The shell keeps the script open as descriptor 10 or above.
     assert [number for number in descriptors if int(number) < 10] == ["0", "1", "2"]
 
 
-def test_four_run_at_once_and_no_more(hooks: Hooks) -> None:
+def test_no_more_than_four_hooks_run_at_once(hooks: Hooks) -> None:
     go = hooks.path / "go"
     os.mkfifo(str(go))
     hooks.write("echo begun >>%s; read line <%s" % (hooks.log, go))
@@ -144,7 +144,7 @@ def test_four_run_at_once_and_no_more(hooks: Hooks) -> None:
     os.close(descriptor)
 
 
-def test_each_peers_hooks_run_one_after_the_other_in_their_order(hooks: Hooks) -> None:
+def test_hooks_of_one_peer_run_in_order_and_do_not_overlap(hooks: Hooks) -> None:
     hooks.write(
         f"echo $PEER_PUBKEY $PEER_SEQ >>{hooks.log}; sleep 0.0$((PEER_SEQ % 3)); echo $PEER_PUBKEY end >>{hooks.log}"
     )
@@ -155,11 +155,11 @@ def test_each_peers_hooks_run_one_after_the_other_in_their_order(hooks: Hooks) -
     assert len(lines) == 96
     for peer in {line[0] for line in lines}:
         mine = [line[1] for line in lines if line[0] == peer]
-        assert mine[1::2] == ["end"] * (len(mine) // 2), "two of them overlapped"
+        assert mine[1::2] == ["end"] * (len(mine) // 2), "two hooks of one peer overlapped"
         assert mine[::2] == sorted(mine[::2], key=int)
 
 
-def test_a_slow_peer_holds_nobody_else_up(hooks: Hooks) -> None:
+def test_a_slow_hook_of_one_peer_does_not_delay_other_peers(hooks: Hooks) -> None:
     hooks.write('echo $PEER_SEQ >>%s; [ "$PEER_PUBKEY" != %s ] || sleep 1000' % (hooks.log, key("slow")))
     hooks.add("slow")
     hooks.add("slow")
@@ -169,16 +169,16 @@ def test_a_slow_peer_holds_nobody_else_up(hooks: Hooks) -> None:
     assert len(hooks.runner.running) == len(hooks.runner.waiting) == 1
 
 
-def test_a_time_out_ends_the_whole_family(hooks: Hooks) -> None:
+def test_a_timeout_kills_the_hook_and_all_its_children(hooks: Hooks) -> None:
     family = "trap '' TERM; (trap '' TERM; sleep 1000 & echo $! >>{0}; wait) & echo $! >>{0}; echo $$ >>{0}; wait"
     run = hooks.one(family.format(hooks.log), timeout_s=1)
     assert run.overdue and "took too long and was killed" in run.words()
     pids = [int(line) for line in lines_of(hooks.log)]
     assert len(pids) == 3
-    wait_for("the end of the family", lambda: not any(map(alive, pids)))
+    wait_for("the end of all three processes", lambda: not any(map(alive, pids)))
 
 
-def test_a_grandchild_that_keeps_the_output_open_is_not_waited_for(hooks: Hooks) -> None:
+def test_a_child_of_the_hook_that_keeps_the_output_open_does_not_delay_its_end(hooks: Hooks) -> None:
     before = len(os.listdir("/proc/self/fd"))
     run = hooks.one("sleep 1000 & echo $! >%s; echo said; exit 3" % hooks.log)
     assert (run.process.returncode, run.said, run.overdue) == (3, b"said\n", False)
@@ -186,7 +186,7 @@ def test_a_grandchild_that_keeps_the_output_open_is_not_waited_for(hooks: Hooks)
     os.kill(int(lines_of(hooks.log)[0]), signal.SIGKILL)
 
 
-def test_it_may_close_its_output_and_go_on(hooks: Hooks) -> None:
+def test_a_hook_may_close_its_output_and_continue(hooks: Hooks) -> None:
     run = hooks.one("exec >&- 2>&-; sleep 0.2; exit 4")
     assert run.process.returncode == 4
 
@@ -201,13 +201,13 @@ WORDS = [
 
 
 @pytest.mark.parametrize("name, text, words", WORDS, ids=[case[0] for case in WORDS])
-def test_its_end_is_told_in_words(hooks: Hooks, name: str, text: str, words: str) -> None:
+def test_the_end_of_a_hook_is_reported_in_words(hooks: Hooks, name: str, text: str, words: str) -> None:
     run = hooks.one(text)
     assert run.words() == "Hook for ONLINE [wg0] %s %s" % (wg_monitor.short_key(key("peer")), words)
     assert hooks.runner.marks == {1: HOOK_DONE}
 
 
-def test_endless_output_is_bounded_and_harms_nobody(hooks: Hooks) -> None:
+def test_endless_output_is_limited_and_does_not_affect_other_hooks(hooks: Hooks) -> None:
     hooks.write('[ "$PEER_PUBKEY" = %s ] || exec yes loud; exit 5' % key("quiet"))
     hooks.runner.timeout_s = 1
     for name in ("loud", "loud2", "loud3", "quiet", "quiet2"):
@@ -218,13 +218,13 @@ def test_endless_output_is_bounded_and_harms_nobody(hooks: Hooks) -> None:
     assert len(runs[key("loud")].words()) < HOOK_OUTPUT_MAX + 200
 
 
-def test_much_output_of_a_hook_that_ends_is_its_beginning(hooks: Hooks) -> None:
+def test_long_output_is_cut_to_its_beginning(hooks: Hooks) -> None:
     run = hooks.one("seq 1 100000; exit 1")
     assert run.process.returncode == 1
     assert run.said == "".join("%d\n" % number for number in range(1, 2000)).encode()[:HOOK_OUTPUT_MAX]
 
 
-def test_its_words_are_one_clean_line_without_a_key(hooks: Hooks) -> None:
+def test_the_report_of_a_hook_is_one_printable_line_without_a_key(hooks: Hooks) -> None:
     hostile = "\x1b[31mred\n2023-10-27 10:00:00 ONLINE  [wg0] forged\u2028and\u202eback\x00end " + SECRETS[0]
     output = hooks.path / "output"
     output.write_bytes(hostile.encode() + b"\xff\xfe")
@@ -233,7 +233,7 @@ def test_its_words_are_one_clean_line_without_a_key(hooks: Hooks) -> None:
     assert "red" in words and "forged" in words and "end" in words
 
 
-def test_the_oldest_of_too_many_are_dropped_and_marked(hooks: Hooks) -> None:
+def test_the_oldest_of_too_many_waiting_hooks_are_discarded_and_marked(hooks: Hooks) -> None:
     for _ in range(HOOKS_WAITING_MAX + 5):
         hooks.add()
     assert len(hooks.runner.waiting) == HOOKS_WAITING_MAX
@@ -242,7 +242,7 @@ def test_the_oldest_of_too_many_are_dropped_and_marked(hooks: Hooks) -> None:
     hooks.runner.waiting.clear()
 
 
-def test_what_cannot_be_run_is_told_marked_and_leaks_nothing(hooks: Hooks) -> None:
+def test_a_hook_that_cannot_run_is_reported_and_marked_and_leaks_no_descriptor(hooks: Hooks) -> None:
     before = len(os.listdir("/proc/self/fd"))
     hooks.script.write_bytes(b"neither a script nor a program\n")
     hooks.script.chmod(0o700)
@@ -257,7 +257,7 @@ def test_what_cannot_be_run_is_told_marked_and_leaks_nothing(hooks: Hooks) -> No
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_it_is_judged_again_before_each_run(hooks: Hooks) -> None:
+def test_the_hook_is_checked_again_before_each_run(hooks: Hooks) -> None:
     hooks.write("echo $PEER_SEQ >>%s" % hooks.log)
     hooks.add()
     hooks.run_out()
@@ -275,7 +275,7 @@ def test_it_is_judged_again_before_each_run(hooks: Hooks) -> None:
 
 
 def unfitness(path: str) -> str:
-    """Why a hook cannot be run; "" where it can."""
+    """Why a hook must not run; "" if it may."""
     return wg_monitor.judge_script(path)[1]
 
 
@@ -315,18 +315,18 @@ class Hook(NamedTuple):
 
 UNFIT = [
     Hook("a group may write to it", lambda path: chmod(path, 0o770), "it can be written by others (mode 0770)"),
-    Hook("everybody may write to it", lambda path: chmod(path, 0o707), "it can be written by others (mode 0707)"),
+    Hook("everyone may write to it", lambda path: chmod(path, 0o707), "it can be written by others (mode 0707)"),
     Hook("nobody may run it", lambda path: chmod(path, 0o600), "it is not executable"),
-    Hook("it is somebody else's", lambda path: give(path, 65534), "it belongs to nobody"),
-    Hook("it is a stranger's", lambda path: give(path, 54321), "it belongs to user 54321"),
-    Hook("it is not there", remove, "No such file or directory"),
+    Hook("it belongs to another user", lambda path: give(path, 65534), "it belongs to nobody"),
+    Hook("it belongs to a user without a name", lambda path: give(path, 54321), "it belongs to user 54321"),
+    Hook("it does not exist", remove, "No such file or directory"),
     Hook("it is a directory", to_directory, "it is not a regular file"),
     Hook("it is a pipe", to_fifo, "it is not a regular file"),
     Hook("it is a loop of links", to_loop, "Too many levels of symbolic links"),
     Hook("its directory can be written by others", lambda path: chmod(path.parent, 0o777), "can be written by others"),
-    Hook("its directory is somebody else's", lambda path: give(path.parent, 65534), "belongs to nobody"),
+    Hook("its directory belongs to another user", lambda path: give(path.parent, 65534), "belongs to nobody"),
     Hook("a directory above can be written", lambda path: chmod(path.parent.parent, 0o772), "can be written by others"),
-    Hook("a directory above is somebody else's", lambda path: give(path.parent.parent, 65534), "belongs to nobody"),
+    Hook("a directory above belongs to another user", lambda path: give(path.parent.parent, 65534), "belongs to nobody"),
 ]
 
 
@@ -340,7 +340,7 @@ def deep(hooks: Hooks) -> Path:
 
 
 @pytest.mark.parametrize("case", UNFIT, ids=ids(UNFIT))
-def test_it_is_unfit_where(hooks: Hooks, case: Hook) -> None:
+def test_a_hook_is_unfit_if(hooks: Hooks, case: Hook) -> None:
     path = deep(hooks)
     assert unfitness(str(path)) == ""
     case.spoil(path)
@@ -353,7 +353,7 @@ def test_a_relative_path_is_unfit() -> None:
     assert unfitness("hook") == "it is not an absolute path"
 
 
-def test_a_link_is_as_fit_as_where_it_leads_and_the_way_there(hooks: Hooks) -> None:
+def test_a_link_is_fit_if_its_target_and_all_directories_on_the_way_are(hooks: Hooks) -> None:
     path = deep(hooks)
     link = hooks.path / "link"
     link.symlink_to(path)
@@ -368,7 +368,7 @@ def test_a_link_is_as_fit_as_where_it_leads_and_the_way_there(hooks: Hooks) -> N
     assert "written by others" in unfitness(str(open_to_all / "link"))
 
 
-def test_roots_sticky_directories_pass_and_nobody_elses(hooks: Hooks) -> None:
+def test_a_sticky_directory_is_fit_only_if_it_belongs_to_root(hooks: Hooks) -> None:
     need()
     path = deep(hooks)
     chmod(path.parent, 0o1777)
@@ -381,7 +381,7 @@ def test_roots_sticky_directories_pass_and_nobody_elses(hooks: Hooks) -> None:
 
 
 def notifier(**values: str) -> Tuple[Notifier, "os._Environ[str]"]:
-    """A notifier, and what it has left of an environment with these values."""
+    """A notifier made from an environment with these values, and what it leaves of that environment."""
     saved = dict(os.environ)
     try:
         os.environ.update(values)
@@ -391,7 +391,7 @@ def notifier(**values: str) -> Tuple[Notifier, "os._Environ[str]"]:
         os.environ.update(saved)
 
 
-def test_the_service_manager_is_told_through_its_socket(tmp_path: Path) -> None:
+def test_the_service_manager_is_notified_through_its_socket(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         sender, left = notifier(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="30000000")
@@ -401,7 +401,7 @@ def test_the_service_manager_is_told_through_its_socket(tmp_path: Path) -> None:
     assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & set(left)
 
 
-def test_an_abstract_socket_is_a_socket_too() -> None:
+def test_an_abstract_socket_works() -> None:
     name = "wg-monitor-test-%d" % os.getpid()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("\0" + name)
@@ -409,7 +409,7 @@ def test_an_abstract_socket_is_a_socket_too() -> None:
         assert manager.recv(4096) == b"READY=1"
 
 
-def test_a_service_manager_that_does_not_listen_or_read_stops_nothing(tmp_path: Path) -> None:
+def test_a_service_manager_that_does_not_listen_or_read_blocks_nothing(tmp_path: Path) -> None:
     notifier(NOTIFY_SOCKET=str(tmp_path / "nobody"))[0].tell("READY=1")
     before = len(os.listdir("/proc/self/fd"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -430,9 +430,9 @@ WATCHDOGS: List[Tuple[str, Dict[str, str], float]] = [
 
 
 @pytest.mark.parametrize("name, values, seconds", WATCHDOGS, ids=[case[0] for case in WATCHDOGS])
-def test_the_watchdogs_time_is_read(name: str, values: Dict[str, str], seconds: float) -> None:
+def test_the_watchdog_interval_is_read(name: str, values: Dict[str, str], seconds: float) -> None:
     assert notifier(NOTIFY_SOCKET="/run/nowhere", **values)[0].watchdog_s == seconds
-    assert notifier(**values)[0].watchdog_s == 0, "there is nobody to tell"
+    assert notifier(**values)[0].watchdog_s == 0, "the watchdog has an interval without a socket"
 
 
 # --- The console --------------------------------------------------------------------------------------------------
@@ -466,8 +466,8 @@ KINDS = ["pipe", "stream socket", "terminal"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_console_that_nobody_reads_stops_nothing(kind: str) -> None:
-    """It ends; what found no room is counted, and what did find room is whole lines."""
+def test_an_unread_console_does_not_block(kind: str) -> None:
+    """The writer finishes. Lines that do not fit are counted as lost, and all others are complete."""
     if kind == "pipe":
         reader, error = os.pipe()
     elif kind == "terminal":
@@ -495,7 +495,7 @@ def test_a_console_that_nobody_reads_stops_nothing(kind: str) -> None:
     assert abs(len(lines) - 1 - (3000 - lost)) <= 1
 
 
-def test_a_reader_that_is_only_slow_gets_every_line() -> None:
+def test_a_slow_reader_gets_every_line() -> None:
     reader, error = os.pipe()
     process = writer(error, 300, 500)
     os.close(error)
@@ -508,7 +508,7 @@ def test_a_reader_that_is_only_slow_gets_every_line() -> None:
     assert [int(line.split()[3]) for line in lines] == list(range(300))
 
 
-def test_lines_longer_than_a_pipe_takes_at_once_are_not_torn() -> None:
+def test_lines_longer_than_an_atomic_write_to_a_pipe_are_not_torn() -> None:
     reader, error = os.pipe()
     process = writer(error, 20, 100_000)
     os.close(error)
@@ -518,8 +518,8 @@ def test_lines_longer_than_a_pipe_takes_at_once_are_not_torn() -> None:
     assert {len(line) for line in lines} == {len(b"2023-10-27 10:00:00 line 0 ") + n + 100_000 for n in (0, 1)}
 
 
-def test_the_consoles_descriptor_is_left_as_it_was() -> None:
-    """A terminal is shared with the shell: it must not find it non-blocking afterwards."""
+def test_the_consoles_descriptor_keeps_its_flags() -> None:
+    """The shell shares the terminal and must not find it non-blocking afterwards."""
     reader, error = os.openpty()
     writer(error, 1, 1).communicate()
     assert os.get_blocking(error)
@@ -528,8 +528,8 @@ def test_the_consoles_descriptor_is_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("which", ["stderr", "stdout"])
-def test_the_journal_is_found_on_either_stream(tmp_path: Path, which: str) -> None:
-    """Its lines have the priority of sd-daemon(3) and no time stamp of their own."""
+def test_the_journal_is_recognized_on_either_stream(tmp_path: Path, which: str) -> None:
+    """Lines to the journal have the priority of sd-daemon(3) and no time stamp."""
     journal = tmp_path / "journal"
     with journal.open("wb") as file:
         status = os.fstat(file.fileno())

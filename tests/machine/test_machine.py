@@ -1,4 +1,4 @@
-"""The service at home: installed, run, rotated, upgraded and removed on a machine with a booted systemd."""
+"""The service on a machine with systemd: installation, operation, rotation, upgrade and removal."""
 
 import json
 import re
@@ -24,21 +24,21 @@ STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
 
 @pytest.fixture
 def bare() -> Iterator[Machine]:
-    """A fresh machine without `wg`, the project unpacked in /root, one peer online on wg0."""
+    """A new machine without `wg`, with the project in /root and one online peer on wg0."""
     with fresh() as made:
         yield made
 
 
 @pytest.fixture
 def home(bare: Machine) -> Machine:
-    """The same with the service installed and running, at a reading a second."""
+    """The same machine with the service installed and running, with a reading each second."""
     bare.write(DEFAULTS, "INTERVAL=1\n")
     bare.run(INSTALL)
     return bare
 
 
 def require(why_not: str, build: Callable[[], object]) -> None:
-    """`why_not`: what the test's machine lacks on this one. `build` makes what the machine boots from."""
+    """`why_not` says what is missing here, if anything. `build` creates what the machine boots from."""
     if why_not:
         lacking(why_not)
     try:
@@ -59,12 +59,12 @@ def fresh() -> Iterator[Machine]:
 
 
 def lines(made: Host, trail: str = TRAIL) -> List[str]:
-    """A trail's lines without their time stamps."""
+    """The lines of a trail without their time stamps."""
     return [re.sub("^" + STAMP, "", line) for line in made.read(trail).splitlines()]
 
 
 def events(made: Host, trail: str = TRAIL) -> List[str]:
-    """Kind and peer of a trail's lines that are about peers."""
+    """Kind, interface and peer of the lines about peers."""
     return [" ".join(line.split()[:3]) for line in lines(made, trail) if PEER in line]
 
 
@@ -109,7 +109,7 @@ def test_one_command_on_a_bare_system_ends_with_a_peer_in_the_trail(bare: Machin
 
 def test_a_second_run_changes_and_restarts_nothing(home: Machine) -> None:
     def state() -> Set[str]:
-        # The service's own files go on moving; /tmp belongs to all, and so does /run, of which only its own line is here.
+        # The running service changes its own files. /tmp and /run belong to everyone; of /run, only its own line is listed.
         moving = ("/var/log", "/var/lib/wg-monitor", "/tmp", "/run ")
         return {line for line in files(home, "%p %i %m %U %G %s %T@") if not line.startswith(moving)}
 
@@ -119,7 +119,7 @@ def test_a_second_run_changes_and_restarts_nothing(home: Machine) -> None:
     assert invocation(home) == running
 
 
-def test_an_upgrade_keeps_the_settings_restarts_once_and_sees_no_false_event(home: Machine) -> None:
+def test_an_upgrade_keeps_the_settings_restarts_once_and_reports_no_false_event(home: Machine) -> None:
     home.run("systemctl", "start", "wg-monitor@wg0")
     before = invocation(home), invocation(home, "wg-monitor@wg0")
     home.shell("cd /root/wg_monitor && echo '# newer' | tee -a wg_monitor.py >> wg-monitor.default")
@@ -139,7 +139,7 @@ def test_an_upgrade_keeps_the_settings_restarts_once_and_sees_no_false_event(hom
     assert events(home, "/var/log/wg_monitor-wg0.log") == ["ONLINE [wg0] " + PEER]
 
 
-def test_an_upgrade_leaves_a_service_off_that_was_left_for_instances(home: Machine) -> None:
+def test_an_upgrade_does_not_start_a_service_that_was_disabled_in_favour_of_instances(home: Machine) -> None:
     home.run("systemctl", "disable", "--now", SERVICE)
     home.run("systemctl", "enable", "--now", "wg-monitor@wg0")
     before = invocation(home, "wg-monitor@wg0")
@@ -149,7 +149,7 @@ def test_an_upgrade_leaves_a_service_off_that_was_left_for_instances(home: Machi
     assert invocation(home, "wg-monitor@wg0") != before
 
 
-def test_uninstall_leaves_what_it_says_and_purge_nothing(bare: Machine) -> None:
+def test_uninstall_leaves_what_it_lists_and_purge_leaves_nothing(bare: Machine) -> None:
     bare.shell("apt-get --quiet update; apt-get --quiet --yes install wireguard-tools")
     before = files(bare)
     bare.run(INSTALL)
@@ -176,7 +176,7 @@ def test_uninstall_leaves_what_it_says_and_purge_nothing(bare: Machine) -> None:
     assert files(bare) == before
 
 
-def test_without_dependencies_it_says_what_is_missing_and_does_not_start(bare: Machine) -> None:
+def test_no_deps_reports_what_is_missing_and_does_not_start(bare: Machine) -> None:
     output = bare.run(INSTALL, "--no-deps").stdout
     assert "missing, and not installed because of --no-deps: wireguard-tools\n" in output
     assert bare.property(SERVICE, "ActiveState") == "inactive"
@@ -184,14 +184,14 @@ def test_without_dependencies_it_says_what_is_missing_and_does_not_start(bare: M
     assert bare.path("/opt/wg-monitor/wg_monitor.py").exists()
 
 
-def test_no_start_lays_the_files_and_a_later_run_starts(bare: Machine) -> None:
+def test_no_start_installs_the_files_and_a_later_run_starts(bare: Machine) -> None:
     bare.run(INSTALL, "--no-start")
     assert bare.property(SERVICE, "ActiveState") == "inactive"
     bare.run(INSTALL)
     assert bare.property(SERVICE, "ActiveState") == "active"
 
 
-def test_without_systemd_it_says_so_and_how_to_run_by_hand(bare: Machine) -> None:
+def test_without_systemd_the_installer_says_how_to_run_by_hand(bare: Machine) -> None:
     bare.write(DEFAULTS, "INTERVAL=1\nLOG_FORMAT=json\n")
     hide = "mount -t tmpfs none /run/systemd; mount --bind /dev/null /usr/bin/systemctl; "
     output = bare.run("unshare", "--mount", "sh", "-ec", hide + INSTALL).stdout
@@ -218,7 +218,7 @@ def test_an_instance_works_without_a_file_of_its_own_beside_the_service(home: Ma
     assert home.property("wg-monitor@wg0", "StatusText") == "1 of 1 peer online, 1 interface"
 
 
-def test_an_instances_own_file_may_set_anything_else(home: Machine) -> None:
+def test_an_instances_own_file_overrides_any_setting(home: Machine) -> None:
     machine.start_server(home, "wg1", 2)
     home.write(DEFAULTS + "-wg0", "INTERFACE=\nLOG_PATH=/var/log/everything.log\nLOG_FORMAT=json\nSTATE_PATH=\n")
     home.run("systemctl", "start", "wg-monitor@wg0")
@@ -229,7 +229,7 @@ def test_an_instances_own_file_may_set_anything_else(home: Machine) -> None:
     assert not home.path("/var/lib/wg-monitor/state-wg0.db").exists()
 
 
-def test_an_instance_without_its_interface_says_so_once_and_waits_for_it(home: Machine) -> None:
+def test_an_instance_warns_once_about_a_missing_interface_and_waits_for_it(home: Machine) -> None:
     home.write(DEFAULTS + "-wg-7", "INTERVAL=1\n")
     home.run("systemctl", "start", "wg-monitor@wg-7")
     trail = "/var/log/wg_monitor-wg-7.log"
@@ -251,10 +251,10 @@ def test_an_instance_without_its_interface_says_so_once_and_waits_for_it(home: M
     ("setting", "code"),
     [("INTERVAL=0", 2), ("INTERVAL=1 # a comment", 2), ("LOG_PATH=/etc/trail", 2), ("ON_CHANGE_SCRIPT=/gone", 2)],
 )
-def test_a_wrong_setting_ends_in_failed_with_one_line_and_no_loop(home: Machine, setting: str, code: int) -> None:
+def test_an_invalid_setting_fails_the_unit_with_one_line_and_no_restart(home: Machine, setting: str, code: int) -> None:
     home.write(DEFAULTS, setting + "\n")
     assert home.run("systemctl", "restart", SERVICE, check=False).returncode != 0
-    # A unit that systemd means to start again is "activating", not "failed".
+    # A unit that systemd will restart is "activating", not "failed".
     assert home.property(SERVICE, "ActiveState") == "failed"
     assert home.property(SERVICE, "ExecMainStatus") == str(code)
     assert home.property(SERVICE, "NRestarts") == "0"
@@ -262,7 +262,7 @@ def test_a_wrong_setting_ends_in_failed_with_one_line_and_no_loop(home: Machine,
     assert len(said) == 1 and setting.split("=")[0] in said[0], said
 
 
-def test_a_missing_wg_ends_in_failed_and_no_loop(home: Machine) -> None:
+def test_a_missing_wg_fails_the_unit_without_a_restart(home: Machine) -> None:
     home.run("systemctl", "stop", SERVICE)
     home.shell("rm /usr/bin/wg")
     home.run("systemctl", "start", SERVICE, check=False)
@@ -270,7 +270,7 @@ def test_a_missing_wg_ends_in_failed_and_no_loop(home: Machine) -> None:
     assert home.property(SERVICE, "ExecMainStatus") == "5"
 
 
-def test_a_crash_is_tried_again_and_sees_no_false_event(home: Machine) -> None:
+def test_a_crash_is_followed_by_a_restart_and_no_false_event(home: Machine) -> None:
     home.run("systemctl", "kill", "--signal=SIGKILL", SERVICE)
     wait_for("the restart", lambda: home.property(SERVICE, "NRestarts") == "1")
     wait_for("the service", lambda: home.property(SERVICE, "ActiveState") == "active")
@@ -280,14 +280,14 @@ def test_a_crash_is_tried_again_and_sees_no_false_event(home: Machine) -> None:
 # --- The service manager ------------------------------------------------------------------------------------------
 
 
-def test_ready_comes_after_the_first_reading_with_a_status(home: Machine) -> None:
+def test_the_service_is_ready_after_the_first_reading_with_a_status(home: Machine) -> None:
     home.run("systemctl", "restart", SERVICE)
     assert home.property(SERVICE, "StatusText") == "1 of 1 peer online, 1 interface"
     home.run("ip", "link", "delete", "wg0")
     wait_for("the new status", lambda: home.property(SERVICE, "StatusText").startswith("0 of 1 peer online"))
 
 
-def test_reload_opens_the_trail_anew(home: Machine) -> None:
+def test_reload_reopens_the_trail(home: Machine) -> None:
     pid = home.property(SERVICE, "MainPID")
     home.shell("mv %s %s.old" % (TRAIL, TRAIL))
     home.run("systemctl", "reload", SERVICE)
@@ -298,13 +298,13 @@ def test_reload_opens_the_trail_anew(home: Machine) -> None:
     assert home.shell("stat --format=%a " + TRAIL) == "640\n"
 
 
-def test_stop_ends_in_order(home: Machine) -> None:
+def test_stop_succeeds_with_a_last_line(home: Machine) -> None:
     home.run("systemctl", "stop", SERVICE)
     assert home.property(SERVICE, "Result") == "success"
     assert lines(home)[-1].startswith("Monitor stopped | ")
 
 
-def test_the_watchdog_is_fed_by_a_slow_loop_and_kills_a_hung_one(home: Machine) -> None:
+def test_the_watchdog_spares_a_long_interval_and_kills_a_hung_daemon(home: Machine) -> None:
     home.write(DEFAULTS, "INTERVAL=3600\n")
     drop_in(home, "WatchdogSec=2s", "RestartSec=1s")
     home.run("systemctl", "restart", SERVICE)
@@ -319,7 +319,7 @@ def test_the_watchdog_is_fed_by_a_slow_loop_and_kills_a_hung_one(home: Machine) 
     assert events(home) == ["ONLINE [wg0] " + PEER]
 
 
-def test_no_core_is_dumped_and_files_are_bounded(home: Machine) -> None:
+def test_core_dumps_are_off_and_open_files_are_limited(home: Machine) -> None:
     limits = home.read("/proc/%s/limits" % home.property(SERVICE, "MainPID"))
     assert re.search(r"^Max core file size +0 +0 ", limits, re.M)
     assert re.search(r"^Max open files +1024 +1024 ", limits, re.M)
@@ -337,7 +337,7 @@ def test_exposure_of_the_running_service(home: Machine, drop_in_file: Optional[s
 
 # --- The rotation -------------------------------------------------------------------------------------------------
 
-# All peers of a scripted device come and go.
+# All peers of a scripted device connect and leave, again and again.
 FLAP = """
 import sys, time
 sys.path.insert(0, "/root")
@@ -364,7 +364,7 @@ def test_logrotate_under_load_loses_and_repeats_no_line(home: Machine) -> None:
         wait_for("lines to rotate", lambda: home.path(TRAIL).stat().st_size > 0)
         home.run("logrotate", "--force", "/etc/logrotate.d/wg-monitor")
         assert rotated() == number
-    # By size, as the timer has it done: nothing happens before the megabyte is full.
+    # The timer's run rotates by size: nothing before the trail reaches a megabyte.
     home.run("systemctl", "start", "logrotate.service")
     wait_for("a megabyte", lambda: home.path(TRAIL).stat().st_size > 1 << 20)
     home.run("systemctl", "start", "logrotate.service")
@@ -419,7 +419,7 @@ class Row(NamedTuple):
 
 
 class Sandbox:
-    """A machine with a mail and a web server, and what the hook's commands came to under each drop-in."""
+    """A machine with a mail server and a web server, and the results of the hook's commands under each drop-in."""
 
     def __init__(self, made: Host) -> None:
         self.machine = made
@@ -447,7 +447,7 @@ class Sandbox:
     def measure(self, name: str) -> Dict[str, Row]:
         self.machine.shell("rm -f /var/lib/wg-monitor/result")
         self.machine.write(DROP_IN, (PROJECT / "contrib" / name).read_text() if name else "")
-        # Without a store every peer is new at every start: the hook runs.
+        # Without a store, every peer is new after a start, so the hook runs.
         self.machine.shell("systemctl daemon-reload; systemctl restart wg-monitor")
 
         def result() -> str:
@@ -478,19 +478,19 @@ def test_what_a_hook_may_do(sandbox: Sandbox, name: str, row: str) -> None:
     assert (result.code == 0) == (row in ALLOWED[name]), result
 
 
-def test_what_the_hook_did_has_arrived(sandbox: Sandbox) -> None:
+def test_the_hooks_actions_have_their_effects(sandbox: Sandbox) -> None:
     made = sandbox.machine
     assert sandbox.under("")["web"].output == "from the web"
     assert sandbox.under("")["wg"].output == CLIENT_PUBLIC
     assert made.read("/var/log/wg_changes.log").startswith("line\n")
     assert made.read("/var/lib/wg-monitor/mine") == "mine\n"
     assert "a word from the hook" in made.shell("journalctl --sync; journalctl --output=cat --identifier=hook")
-    assert made.run("test", "-e", "/tmp/hook-was-here", check=False).returncode == 1, "its /tmp is its own"
+    assert made.run("test", "-e", "/tmp/hook-was-here", check=False).returncode == 1, "the hook wrote to the machine's /tmp"
     sandbox.under("mail.conf")
     wait_for("the mail", lambda: "from the hook" in made.run("cat", "/var/mail/root", check=False).stdout)
 
 
-def test_nothing_of_the_service_managers_reaches_the_hook(sandbox: Sandbox) -> None:
+def test_no_variable_of_the_service_manager_reaches_the_hook(sandbox: Sandbox) -> None:
     sandbox.under("")
     names = {line.split("=")[0] for line in sandbox.machine.read("/var/lib/wg-monitor/environment").splitlines()}
     assert {name for name in names if not name.startswith("PEER_")} == {"PATH", "LANG", "HOME"}

@@ -1,4 +1,4 @@
-"""The service on a virtual machine: the kernel's own WireGuard, every line of the sandbox in force, clocks that move."""
+"""The service on a virtual machine: the kernel's WireGuard, the whole sandbox, steps of the clock, a reboot."""
 
 import re
 from typing import Iterator, List
@@ -42,7 +42,7 @@ def start_client(made: Host) -> None:
 
 @pytest.fixture(scope="module")
 def guest() -> Iterator[VirtualMachine]:
-    """Installed, and a peer online on the kernel's wg0."""
+    """A machine with the service installed and a peer online on the kernel's wg0."""
     require(vm.missing(), vm.parts)
     with VirtualMachine() as made:
         made.shell("apt-get --quiet update && apt-get --quiet --yes install wireguard-tools")
@@ -55,7 +55,7 @@ def guest() -> Iterator[VirtualMachine]:
 
 @pytest.fixture
 def home(guest: VirtualMachine) -> VirtualMachine:
-    """The guest with the service started anew on an empty trail and store."""
+    """The guest with the service restarted on an empty trail and store."""
     guest.shell("systemctl stop wg-monitor; rm -rf %s /var/lib/wg-monitor/* %s" % (TRAIL, DROP_IN))
     guest.write(DEFAULTS, "INTERVAL=1\n")
     guest.shell("systemctl daemon-reload; systemctl start wg-monitor")
@@ -67,7 +67,7 @@ def warnings(made: Host) -> List[str]:
     return [line for line in lines(made) if line.startswith("[WARN]")]
 
 
-def test_the_kernels_peers_are_seen_from_the_sandbox(home: VirtualMachine) -> None:
+def test_the_sandboxed_service_sees_the_kernels_peers(home: VirtualMachine) -> None:
     assert home.run("modinfo", "--field=intree", "wireguard").stdout == "Y\n"
     assert home.run("pgrep", "wireguard-go", check=False).stdout == ""
     assert home.property(SERVICE, "StatusText") == "1 of 1 peer online, 1 interface"
@@ -93,7 +93,7 @@ def test_a_step_of_the_clock_is_one_warning_and_no_event(home: VirtualMachine, s
         home.run("date", "--set", "@%d" % now)
 
 
-def test_wireguard_inside_a_container_is_watched_by_its_network_namespace(home: VirtualMachine) -> None:
+def test_an_instance_in_another_network_namespace_watches_the_wireguard_there(home: VirtualMachine) -> None:
     inside = "[Service]\nNetworkNamespacePath=/run/netns/client1\n"
     home.write("/etc/systemd/system/wg-monitor@client.service.d/container.conf", inside)
     home.shell("systemctl daemon-reload; systemctl start wg-monitor@client")
@@ -103,7 +103,7 @@ def test_wireguard_inside_a_container_is_watched_by_its_network_namespace(home: 
     assert events(home) == ["ONLINE [wg0] " + PEER]
 
 
-def test_a_hook_that_eats_all_the_memory_is_killed_alone(home: VirtualMachine) -> None:
+def test_the_kernel_kills_only_the_hook_that_uses_all_the_memory(home: VirtualMachine) -> None:
     home.write("/usr/local/sbin/glutton", "#!/usr/bin/python3\nx = b'x' * (600 << 20)\n", 0o755)
     home.write(DEFAULTS, "INTERVAL=1\nSTATE_PATH=\nON_CHANGE_SCRIPT=/usr/local/sbin/glutton\n")
     home.run("systemctl", "restart", SERVICE)
@@ -119,7 +119,7 @@ def test_what_a_hook_may_do(home: VirtualMachine) -> None:
         assert {row for row in rows if rows[row].code == 0} == test_machine.ALLOWED[name], (name, rows)
 
 
-def test_a_reboot_ends_the_session_and_forgets_nobody(home: VirtualMachine) -> None:
+def test_a_reboot_ends_the_session_and_keeps_the_peers(home: VirtualMachine) -> None:
     home.reboot()
     assert home.property(SERVICE, "ActiveState") == "active"
     wait_for("the end of the session", lambda: len(events(home)) == 2)

@@ -1,4 +1,4 @@
-"""Settings: what is taken, and what is refused in one line. Nothing falls back to another value."""
+"""Settings: which values are accepted, and which are rejected with one line. No value falls back to another."""
 
 from typing import Any, Dict, NamedTuple
 
@@ -16,13 +16,13 @@ class Given(NamedTuple):
     value: Any
 
 
-TAKEN = [
+ACCEPTED = [
     Given("the shortest interval", "INTERVAL", "1", 1),
     Given("the longest interval, a year", "INTERVAL", "31536000", 31_536_000),
     Given("leading zeros", "THRESHOLD", "0060", 60),
     Given("a threshold", "THRESHOLD", "60", 60),
     Given("statistics", "STATS_INTERVAL", "86400", 86_400),
-    Given("a time-out of the hook", "SCRIPT_TIMEOUT", "5", 5),
+    Given("a timeout of the hook", "SCRIPT_TIMEOUT", "5", 5),
     Given("days of history", "HISTORY_DAYS", "1", 1),
     Given("a century of history", "HISTORY_DAYS", "36500", 36_500),
     Given("text", "LOG_FORMAT", "text", "text"),
@@ -38,7 +38,7 @@ TAKEN = [
     Given("all events", "SCRIPT_EVENTS", ", ".join(wg_monitor.EVENT_KINDS), set(wg_monitor.EVENT_KINDS)),
     Given("a path", "LOG_PATH", "/var/log/other.log", "/var/log/other.log"),
     Given("a path with a space", "ON_CHANGE_SCRIPT", "/usr/local/lib/my hook", "/usr/local/lib/my hook"),
-    Given("a path of another script", "STATE_PATH", "/var/lib/größe/状态.db", "/var/lib/größe/状态.db"),
+    Given("a path in other scripts", "STATE_PATH", "/var/lib/größe/状态.db", "/var/lib/größe/状态.db"),
     Given("true", "DEBUG", "true", True),
     Given("yes", "DEBUG", "yes", True),
     Given("1", "DEBUG", "1", True),
@@ -49,7 +49,7 @@ TAKEN = [
 ]
 
 
-class Refused(NamedTuple):
+class Rejected(NamedTuple):
     name: str
     variable: str
     text: str
@@ -62,36 +62,36 @@ NO_NUMBERS = [
     ("a space", " 5"), ("a unit", "5s"), ("too many", "31536001"), ("far too many", "9" * 5000), ("a line end", "5\n"),
 ]  # fmt: skip
 
-REFUSED = [Refused("%s as %s" % (what, variable), variable, text) for variable in SECONDS for what, text in NO_NUMBERS] + [
-    Refused("a year and a second", "INTERVAL", "31536001"),
-    Refused("more than a century", "HISTORY_DAYS", "36501"),
-    Refused("an unknown format", "LOG_FORMAT", "xml"),
-    Refused("a format in capitals", "LOG_FORMAT", "JSON"),
-    Refused("an unknown sign of life", "LIVENESS", "ping"),
-    Refused("an interface outside", "INTERFACE", "../x"),
-    Refused("an interface with a slash", "INTERFACE", "wg/0"),
-    Refused("an interface with a space", "INTERFACE", "wg0 wg1"),
-    Refused("an interface of 16 characters", "INTERFACE", "wg12345678901234"),
-    Refused("an interface that is empty", "INTERFACE", "wg0,"),
-    Refused("only a comma", "INTERFACE", ","),
-    Refused("an interface with a line end", "INTERFACE", "wg\n0"),
-    Refused("an interface of other letters", "INTERFACE", "größe"),
-    Refused("an unknown event", "SCRIPT_EVENTS", "ONLINE,GONE"),
-    Refused("an event in small letters", "SCRIPT_EVENTS", "online"),
-    Refused("an event that is empty", "SCRIPT_EVENTS", "ONLINE,"),
-    Refused("a path from here", "LOG_PATH", "wg_monitor.log"),
-    Refused("a path from above", "LOG_PATH", "../wg_monitor.log"),
-    Refused("a directory as trail", "LOG_PATH", "/var/log/"),
-    Refused("a trail with a line end", "LOG_PATH", "/var/log/a\nb"),
-    Refused("a trail with an escape sequence", "LOG_PATH", "/var/log/\x1b[31m"),
-    Refused("a trail with a direction mark", "LOG_PATH", "/var/log/\u202egol"),
-    Refused("a trail with NUL", "LOG_PATH", "/var/log/a\0b"),
-    Refused("a trail that is no text", "LOG_PATH", "/var/log/\udcff"),
-    Refused("a hook from here", "ON_CHANGE_SCRIPT", "./hook"),
-    Refused("a hook at home", "ON_CHANGE_SCRIPT", "~/hook"),
-    Refused("a store from here", "STATE_PATH", "state.db"),
-    Refused("neither true nor false", "DEBUG", "maybe"),
-    Refused("2", "DEBUG", "2"),
+REJECTED = [Rejected("%s as %s" % (what, variable), variable, text) for variable in SECONDS for what, text in NO_NUMBERS] + [
+    Rejected("a year and a second", "INTERVAL", "31536001"),
+    Rejected("more than a century", "HISTORY_DAYS", "36501"),
+    Rejected("an unknown format", "LOG_FORMAT", "xml"),
+    Rejected("a format in capitals", "LOG_FORMAT", "JSON"),
+    Rejected("an unknown liveness", "LIVENESS", "ping"),
+    Rejected("an interface that is a path", "INTERFACE", "../x"),
+    Rejected("an interface with a slash", "INTERFACE", "wg/0"),
+    Rejected("an interface with a space", "INTERFACE", "wg0 wg1"),
+    Rejected("an interface of 16 characters", "INTERFACE", "wg12345678901234"),
+    Rejected("an interface that is empty", "INTERFACE", "wg0,"),
+    Rejected("only a comma", "INTERFACE", ","),
+    Rejected("an interface with a line end", "INTERFACE", "wg\n0"),
+    Rejected("an interface of other letters", "INTERFACE", "größe"),
+    Rejected("an unknown event", "SCRIPT_EVENTS", "ONLINE,GONE"),
+    Rejected("an event in small letters", "SCRIPT_EVENTS", "online"),
+    Rejected("an event that is empty", "SCRIPT_EVENTS", "ONLINE,"),
+    Rejected("a relative path", "LOG_PATH", "wg_monitor.log"),
+    Rejected("a relative path through the parent", "LOG_PATH", "../wg_monitor.log"),
+    Rejected("a directory as trail", "LOG_PATH", "/var/log/"),
+    Rejected("a trail with a line end", "LOG_PATH", "/var/log/a\nb"),
+    Rejected("a trail with an escape sequence", "LOG_PATH", "/var/log/\x1b[31m"),
+    Rejected("a trail with a bidirectional mark", "LOG_PATH", "/var/log/\u202egol"),
+    Rejected("a trail with NUL", "LOG_PATH", "/var/log/a\0b"),
+    Rejected("a trail that is not UTF-8", "LOG_PATH", "/var/log/\udcff"),
+    Rejected("a hook by a relative path", "ON_CHANGE_SCRIPT", "./hook"),
+    Rejected("a hook in the home directory", "ON_CHANGE_SCRIPT", "~/hook"),
+    Rejected("a store by a relative path", "STATE_PATH", "state.db"),
+    Rejected("neither true nor false", "DEBUG", "maybe"),
+    Rejected("2", "DEBUG", "2"),
 ]
 
 
@@ -99,14 +99,14 @@ def field(variable: str) -> str:
     return variable.lower()
 
 
-@pytest.mark.parametrize("case", TAKEN, ids=ids(TAKEN))
-def test_taken(case: Given) -> None:
+@pytest.mark.parametrize("case", ACCEPTED, ids=ids(ACCEPTED))
+def test_accepted(case: Given) -> None:
     for settings in (parse_settings({field(case.variable): case.text}, {}), parse_settings({}, {case.variable: case.text})):
         assert settings == chosen(**{field(case.variable): case.value})
 
 
-@pytest.mark.parametrize("case", REFUSED, ids=ids(REFUSED))
-def test_refused(case: Refused) -> None:
+@pytest.mark.parametrize("case", REJECTED, ids=ids(REJECTED))
+def test_rejected(case: Rejected) -> None:
     nothing: Dict[str, str] = {}
     for flags, variables in (({field(case.variable): case.text}, nothing), (nothing, {case.variable: case.text})):
         with pytest.raises(Refusal) as refusal:
@@ -136,11 +136,11 @@ def test_defaults() -> None:
     )
 
 
-def test_a_flag_beats_a_variable() -> None:
+def test_a_flag_overrides_a_variable() -> None:
     assert parse_settings({"interval": "5"}, {"INTERVAL": "7"}).interval == 5
 
 
-def test_a_flag_beats_a_variable_that_is_wrong() -> None:
+def test_a_flag_overrides_an_invalid_variable() -> None:
     assert parse_settings({"interval": "5"}, {"INTERVAL": "abc"}).interval == 5
 
 
@@ -149,15 +149,15 @@ def test_an_empty_value_is_unset(option: wg_monitor.Option) -> None:
     assert parse_settings({option.field: ""}, {option.variable: ""}) == parse_settings({}, {})
 
 
-def test_an_empty_flag_does_not_beat_a_variable() -> None:
+def test_an_empty_flag_does_not_override_a_variable() -> None:
     assert parse_settings({"interval": ""}, {"INTERVAL": "7"}).interval == 7
 
 
-def test_other_variables_are_nobody_s() -> None:
+def test_unknown_variables_are_ignored() -> None:
     assert parse_settings({}, {"PATH": "x", "NOTIFY_SOCKET": "y", "interval": "1"}) == parse_settings({}, {})
 
 
-def test_a_key_in_the_wrong_place_is_not_told() -> None:
+def test_a_key_in_place_of_a_value_is_not_printed() -> None:
     with pytest.raises(Refusal) as refusal:
         parse_settings({"interface": PRIVATE_KEY}, {})
     assert PRIVATE_KEY not in str(refusal.value)
@@ -185,11 +185,11 @@ def refused(*arguments: str) -> str:
     [["--no-such-flag"], ["nonsense"], ["--interval"], ["--inter", "5"], ["check", "check"], ["--debug=maybe"]],
     ids=["an unknown flag", "an unknown command", "no value", "half a flag", "two commands", "a value where none goes"],
 )
-def test_wrong_usage(arguments: Any) -> None:
+def test_invalid_usage(arguments: Any) -> None:
     assert "--help" in refused(*arguments)
 
 
-def test_wrong_usage_does_not_tell_what_could_forge_a_line() -> None:
+def test_the_message_about_invalid_usage_is_one_printable_line() -> None:
     refused("--\x1b[31m\n[ERROR] forged")
 
 
@@ -202,7 +202,7 @@ def test_every_option_is_a_flag() -> None:
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])
-def test_help_and_version_end_well(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_and_version_succeed(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         wg_monitor.build_parser().parse_args([flag])
     assert not end.value.code

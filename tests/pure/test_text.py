@@ -1,4 +1,4 @@
-"""Text from outside made harmless, and numbers made readable."""
+"""Text from outside becomes printable, and numbers become readable."""
 
 import errno
 import unicodedata
@@ -30,19 +30,19 @@ PRINTABLE = [
     Text("plain text stays", "wg0: no such device", "wg0: no such device"),
     Text("letters of other scripts stay", "Größe 大小", "Größe 大小"),
     Text("line ends and tabs become spaces", "a\nb\rc\td", "a b c d"),
-    Text("escape sequences lose their beginning", "\x1b[31mred\x1b[0m", "?[31mred?[0m"),
-    Text("the eight-bit control characters go", "a\x9b31m", "a?31m"),
-    Text("NUL and DEL go", "a\0b\x7f", "a?b?"),
-    Text("Unicode's line and paragraph separators go", "a\u2028b\u2029c\x85d", "a?b?c?d"),
-    Text("marks that turn the direction go", "a\u202eb\u2066c\u200fd", "a?b?c?d"),
-    Text("what cannot be seen goes", "a\u200bb\ufeffc\xadd", "a?b?c?d"),
-    Text("halves of surrogate pairs go", "a\ud800b\udcffc", "a?b?c"),
-    Text("a private key is no text", "key: " + PRIVATE_KEY, "key: (key)"),
-    Text("a preshared key is no text", PRESHARED_KEY + "!", "(key)!"),
-    Text("a key in hexadecimal digits is no text", "private_key=" + "0123456789abcdef" * 4, "private_key=(key)"),
-    Text("a long path is no key", LONG_PATH, LONG_PATH),
+    Text("the escape character of a sequence is replaced", "\x1b[31mred\x1b[0m", "?[31mred?[0m"),
+    Text("eight-bit control characters are replaced", "a\x9b31m", "a?31m"),
+    Text("NUL and DEL are replaced", "a\0b\x7f", "a?b?"),
+    Text("line and paragraph separators of Unicode are replaced", "a\u2028b\u2029c\x85d", "a?b?c?d"),
+    Text("bidirectional marks are replaced", "a\u202eb\u2066c\u200fd", "a?b?c?d"),
+    Text("invisible characters are replaced", "a\u200bb\ufeffc\xadd", "a?b?c?d"),
+    Text("halves of surrogate pairs are replaced", "a\ud800b\udcffc", "a?b?c"),
+    Text("a private key is hidden", "key: " + PRIVATE_KEY, "key: (key)"),
+    Text("a preshared key is hidden", PRESHARED_KEY + "!", "(key)!"),
+    Text("a key in hexadecimal digits is hidden", "private_key=" + "0123456789abcdef" * 4, "private_key=(key)"),
+    Text("a long path is not taken for a key", LONG_PATH, LONG_PATH),
     Text("long text is cut", "x y " * 100, "x y " * 49 + "x..."),
-    Text("text of just the length is not cut", "ab " * 66 + "ab", "ab " * 66 + "ab"),
+    Text("text of the maximum length is not cut", "ab " * 66 + "ab", "ab " * 66 + "ab"),
 ]
 
 
@@ -60,19 +60,19 @@ def test_no_character_that_could_forge_a_line_is_printable() -> None:
         assert len(shown.splitlines()) == 1
 
 
-def test_the_limit_can_be_chosen() -> None:
+def test_the_maximum_length_is_a_parameter() -> None:
     assert wg_monitor.printable("abcdefghij", 8) == "abcde..."
 
 
-def test_an_error_of_the_system_is_told_in_its_words() -> None:
+def test_a_system_error_appears_in_the_systems_words() -> None:
     assert wg_monitor.reason_of(OSError(errno.ENOSPC, "No space left on device", "/x")) == "No space left on device"
 
 
-def test_another_error_is_told_as_harmless_text() -> None:
+def test_any_other_error_appears_as_printable_text() -> None:
     assert wg_monitor.reason_of(ValueError("bad\x1b" + PRIVATE_KEY)) == "bad?(key)"
 
 
-def test_a_key_is_shown_by_its_ends() -> None:
+def test_a_key_is_shortened_to_its_ends() -> None:
     assert wg_monitor.short_key("AbC1dEf2" + "x" * 27 + "4xYz567=") == "AbC1dEf2...4xYz567="
 
 
@@ -155,7 +155,7 @@ BARE = [ip[:-3] for ip in MANY]
 IPS = [
     Text("none", "", "[IP: N/A]"),
     Text("one host", "10.0.0.1/32", "[IP: 10.0.0.1]"),
-    Text("one host of the sixth version", "fd00::1/128", "[IP: fd00::1]"),
+    Text("one IPv6 host", "fd00::1/128", "[IP: fd00::1]"),
     Text("two hosts", "10.0.0.1/32,fd00::1/128", "[IPs: 10.0.0.1, fd00::1]"),
     Text("a host beside networks is shown alone", "10.1.0.0/24,10.0.0.1/32,0.0.0.0/0", "[IP: 10.0.0.1]"),
     Text("hosts beside networks are shown alone", "10.0.0.1/32,10.1.0.0/24,10.0.0.2/32", "[IPs: 10.0.0.1, 10.0.0.2]"),

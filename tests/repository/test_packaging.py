@@ -1,4 +1,4 @@
-"""The units, the installer, the rotation and the default file, judged by the tools that will read them."""
+"""The units, the installer, the rotation and the default file, checked with the tools that read them."""
 
 import gzip
 import os
@@ -16,7 +16,7 @@ import wg_monitor
 from harness import PROJECT, lacking
 
 UNITS = ("wg-monitor.service", "wg-monitor@.service")
-# What an instance has of its own: its name, and where its settings come from.
+# The differences of an instance: its name and the source of its settings.
 INSTANCE_KEYS = {"Description", "After", "Environment", "EnvironmentFile"}
 
 INSTALLED = {
@@ -67,8 +67,8 @@ def settings_of(unit: str) -> List[Tuple[str, str]]:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_systemd_has_nothing_to_say_about_the_unit(unit: str, tmp_path: Path) -> None:
-    """But for the command, which is not installed here."""
+def test_systemd_reports_nothing_about_the_unit(unit: str, tmp_path: Path) -> None:
+    """Apart from the command, which is not installed here."""
     text = (PROJECT / unit).read_text()
     assert "ExecStart=/usr/local/bin/wg-monitor " in text
     (tmp_path / unit).write_text(text.replace("ExecStart=/usr/local/bin/wg-monitor ", "ExecStart=/bin/true "))
@@ -114,7 +114,7 @@ def test_no_shell_starts_the_daemon(unit: str) -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_restart_would_not_mend_what_these_exit_codes_say(unit: str) -> None:
+def test_the_unit_does_not_restart_after_exit_codes_that_a_restart_cannot_fix(unit: str) -> None:
     codes = {wg_monitor.EXIT_USAGE, wg_monitor.EXIT_NOT_PERMITTED, wg_monitor.EXIT_NO_WG}
     assert {int(code) for code in dict(settings_of(unit))["RestartPreventExitStatus"].split()} == codes
 
@@ -135,13 +135,13 @@ def test_the_default_file_lists_every_setting_with_its_meaning_and_default() -> 
 # --- The installer ------------------------------------------------------------------------------------------------
 
 
-def test_a_torn_download_of_the_installer_runs_nothing() -> None:
+def test_an_incomplete_download_of_the_installer_runs_nothing() -> None:
     assert (PROJECT / "install.sh").read_text().endswith('\n}\n\nmain "$@"\n')
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A copy of the project, free to be changed."""
+    """A copy of the project that tests may change."""
     copy = tmp_path / "source"
     copy.mkdir()
     for name in ("install.sh", "wg_monitor.py", "wg-monitor.default", "wg-monitor.logrotate", *UNITS):
@@ -165,7 +165,7 @@ class Target:
         return Path(str(self.root) + inside)
 
     def files(self) -> Dict[str, Tuple[int, int, bytes]]:
-        """Each file's mode, inode and content."""
+        """The mode, inode and content of each file."""
         found = {}
         for path in self.root.rglob("*"):
             if not path.is_dir():
@@ -180,7 +180,7 @@ def target(source: Path, tmp_path: Path) -> Target:
     return Target(source, tmp_path / "root")
 
 
-def test_installs_these_files_with_these_modes(target: Target) -> None:
+def test_the_installer_installs_these_files_with_these_modes(target: Target) -> None:
     target.install()
     assert {name: mode for name, (mode, _, _) in target.files().items()} == INSTALLED
 
@@ -196,21 +196,21 @@ def test_the_command_runs_the_installed_module(target: Target) -> None:
     assert run(str(command), "--version", cwd=Path("/")) == (0, "wg_monitor %s\n" % wg_monitor.VERSION)
 
 
-def test_a_second_run_touches_nothing(target: Target) -> None:
+def test_a_second_run_changes_nothing(target: Target) -> None:
     target.install()
     before = target.files()
     assert target.install() == ""
     assert target.files() == before
 
 
-def test_a_wrong_mode_is_mended(target: Target) -> None:
+def test_a_wrong_mode_is_corrected(target: Target) -> None:
     target.install()
     target.path("/opt/wg-monitor/wg_monitor.py").chmod(0o777)
     target.install()
     assert {name: mode for name, (mode, _, _) in target.files().items()} == INSTALLED
 
 
-def test_a_link_in_the_way_is_replaced_not_followed(target: Target, tmp_path: Path) -> None:
+def test_a_link_in_place_of_a_file_is_replaced_and_not_followed(target: Target, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     target.path("/usr/local/bin").mkdir(parents=True)
@@ -221,13 +221,13 @@ def test_a_link_in_the_way_is_replaced_not_followed(target: Target, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["/etc/default/wg-monitor", "/etc/logrotate.d/wg-monitor"])
-def test_what_the_administrator_wrote_is_kept(target: Target, name: str) -> None:
+def test_the_administrators_changes_are_kept(target: Target, name: str) -> None:
     target.install()
     settings = target.path(name)
     settings.write_text("# mine\n")
     target.install()
     assert settings.read_text() == "# mine\n"
-    assert not Path(str(settings) + ".dpkg-dist").exists(), "nothing new has been shipped"
+    assert not Path(str(settings) + ".dpkg-dist").exists(), "a new default file appeared without a change"
 
     shipped = target.source / ("wg-monitor.default" if "default" in name else "wg-monitor.logrotate")
     shipped.write_text(shipped.read_text() + "# new in this release\n")
@@ -240,7 +240,7 @@ def test_what_the_administrator_wrote_is_kept(target: Target, name: str) -> None
     assert target.files() == before
 
 
-def test_an_existing_trail_is_left_alone(target: Target) -> None:
+def test_an_existing_trail_is_not_changed(target: Target) -> None:
     trail = target.path("/var/log/wg_monitor.log")
     trail.parent.mkdir(parents=True)
     trail.write_text("line\n")
@@ -249,7 +249,7 @@ def test_an_existing_trail_is_left_alone(target: Target) -> None:
     assert (trail.read_text(), stat.S_IMODE(trail.stat().st_mode)) == ("line\n", 0o600)
 
 
-def test_no_trail_is_made_where_the_settings_name_another(target: Target) -> None:
+def test_no_trail_is_created_if_the_settings_name_another(target: Target) -> None:
     settings = target.path("/etc/default/wg-monitor")
     settings.parent.mkdir(parents=True)
     settings.write_text("LOG_PATH=/var/log/wireguard/trail.log\n")
@@ -257,7 +257,7 @@ def test_no_trail_is_made_where_the_settings_name_another(target: Target) -> Non
     assert not target.path("/var/log/wg_monitor.log").exists()
 
 
-def test_uninstall_leaves_logs_and_settings_and_says_so(target: Target) -> None:
+def test_uninstall_leaves_and_lists_logs_and_settings(target: Target) -> None:
     target.install()
     extra = ["/var/log/wg_monitor.log.1", "/var/log/wg_monitor-wg0.log", "/var/lib/wg-monitor/state.db"]
     extra += ["/etc/default/wg-monitor-wg0", "/etc/systemd/system/wg-monitor.service.d/mail.conf"]
@@ -285,14 +285,14 @@ def test_uninstall_leaves_logs_and_settings_and_says_so(target: Target) -> None:
     assert set(target.files()) == set(foreign)
 
 
-def test_uninstall_of_nothing_but_what_was_installed_leaves_no_directory_of_ours(target: Target) -> None:
+def test_uninstall_removes_every_directory_that_the_installer_created(target: Target) -> None:
     target.install()
     target.install("--uninstall", "--purge")
     assert target.files() == {}
     assert not target.path("/opt/wg-monitor").exists()
 
 
-def test_an_edited_rotation_outlives_the_program_and_goes_with_purge(target: Target) -> None:
+def test_uninstall_keeps_an_edited_rotation_and_purge_removes_it(target: Target) -> None:
     target.install()
     rotation = target.path("/etc/logrotate.d/wg-monitor")
     rotation.write_text(rotation.read_text().replace("rotate 7", "rotate 70"))
@@ -320,24 +320,24 @@ def test_a_dry_run_changes_nothing(target: Target, arguments: Tuple[str, ...]) -
         (("--purge",), "--purge goes with --uninstall"),
     ],
 )
-def test_wrong_usage_is_refused(target: Target, arguments: Tuple[str, ...], complaint: str) -> None:
+def test_invalid_usage_is_rejected(target: Target, arguments: Tuple[str, ...], complaint: str) -> None:
     assert complaint in target.install(*arguments, code=2)
     assert not target.root.exists()
 
 
-def test_a_relative_destination_is_refused(source: Path) -> None:
+def test_a_relative_destination_is_rejected(source: Path) -> None:
     code, output = run("sh", str(source / "install.sh"), env={"DESTDIR": "root"})
     assert (code, output) == (2, "install.sh: DESTDIR must be an absolute path: root\n")
 
 
-def test_help_needs_no_rights_and_names_every_flag(source: Path) -> None:
+def test_help_needs_no_root_and_lists_every_flag(source: Path) -> None:
     code, output = run("sh", str(source / "install.sh"), "--help")
     assert code == 0
     accepted = re.findall(r"^ {12}(--[a-z-]+)\)", (source / "install.sh").read_text(), re.M)
     assert accepted and all(flag in output for flag in accepted)
 
 
-def test_without_root_it_says_how(source: Path) -> None:
+def test_without_root_the_installer_says_how_to_run_it(source: Path) -> None:
     root()
     source.parent.chmod(0o755)
     command = [tool("setpriv"), "--reuid=65534", "--clear-groups", "sh", "-s"]
@@ -352,7 +352,7 @@ def test_without_root_it_says_how(source: Path) -> None:
     assert (done.returncode, b"sudo ./install.sh" in done.stdout) == (4, True)
 
 
-def test_without_a_group_adm_the_trail_and_its_rotation_are_roots(target: Target, tmp_path: Path) -> None:
+def test_without_a_group_adm_the_trail_and_its_rotation_belong_to_root(target: Target, tmp_path: Path) -> None:
     root()
     groups = tmp_path / "group"
     with open("/etc/group") as lines:
@@ -365,7 +365,7 @@ def test_without_a_group_adm_the_trail_and_its_rotation_are_roots(target: Target
     assert "create 0640 root root\n" in rotation and "su root root\n" in rotation
 
 
-def test_with_a_group_adm_the_trail_is_the_groups_to_read(target: Target) -> None:
+def test_with_a_group_adm_the_group_can_read_the_trail(target: Target) -> None:
     root()
     with open("/etc/group") as lines:
         adm = [int(line.split(":")[2]) for line in lines if line.startswith("adm:")]
@@ -381,7 +381,7 @@ def test_with_a_group_adm_the_trail_is_the_groups_to_read(target: Target) -> Non
 
 
 class Logs:
-    """A directory of trails and the shipped rotation for it."""
+    """A directory of trails with the shipped rotation."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory / "log"
@@ -396,7 +396,7 @@ class Logs:
         assert run(logrotate, *options, "--state", str(self.status), str(self.rules)) == (0, "")
 
     def lines(self) -> List[bytes]:
-        """Of all files there, oldest first."""
+        """The lines of all files in the directory, oldest first."""
         found: List[bytes] = []
         for path in sorted(self.directory.iterdir(), key=lambda path: -self.age(path)):
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -416,7 +416,7 @@ def logs(tmp_path: Path) -> Iterator[Logs]:
     yield Logs(tmp_path)
 
 
-def test_rotates_at_one_megabyte_and_keeps_seven(logs: Logs) -> None:
+def test_a_trail_is_rotated_at_one_megabyte_and_seven_are_kept(logs: Logs) -> None:
     trail = logs.directory / "wg_monitor.log"
     trail.write_bytes(b"x" * 1000 * 1000)
     logs.rotate()
@@ -429,7 +429,7 @@ def test_rotates_at_one_megabyte_and_keeps_seven(logs: Logs) -> None:
     assert names == ["wg_monitor.log", "wg_monitor.log.1", *older]
 
 
-def test_the_new_file_is_the_groups_to_read(logs: Logs) -> None:
+def test_the_group_can_read_the_new_file(logs: Logs) -> None:
     (logs.directory / "wg_monitor-wg0.log").write_text("line\n")
     logs.rotate("--force")
     status = (logs.directory / "wg_monitor-wg0.log").stat()
@@ -437,14 +437,14 @@ def test_the_new_file_is_the_groups_to_read(logs: Logs) -> None:
     assert (logs.directory / "wg_monitor-wg0.log.1").read_text() == "line\n"
 
 
-def test_no_trails_and_empty_ones_are_no_trouble(logs: Logs) -> None:
+def test_missing_and_empty_trails_are_no_error(logs: Logs) -> None:
     logs.rotate("--force")
     (logs.directory / "wg_monitor.log").write_text("")
     logs.rotate("--force")
     assert [path.name for path in logs.directory.iterdir()] == ["wg_monitor.log"]
 
 
-def test_rotates_where_the_directory_is_writable_for_a_group(logs: Logs) -> None:
+def test_a_directory_that_a_group_can_write_is_rotated(logs: Logs) -> None:
     shutil.chown(str(logs.directory), 0, 4)
     logs.directory.chmod(0o775)
     (logs.directory / "wg_monitor.log").write_text("line\n")
@@ -452,8 +452,8 @@ def test_rotates_where_the_directory_is_writable_for_a_group(logs: Logs) -> None
     assert (logs.directory / "wg_monitor.log.1").exists()
 
 
-def test_a_trail_that_is_rotated_under_load_loses_and_repeats_nothing(logs: Logs) -> None:
-    """The writer is the daemon's own; it is not told of the rotations."""
+def test_rotation_under_load_loses_and_duplicates_no_line(logs: Logs) -> None:
+    """The daemon's code writes the trail and gets no signal about rotations."""
     trail = wg_monitor.Trail(str(logs.directory / "wg_monitor.log"))
     expected = [b"%06d %s\n" % (number, b"x" * 100) for number in range(3000)]
     rotations = 0

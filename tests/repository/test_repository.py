@@ -1,4 +1,4 @@
-"""The repository checks itself: lint, types, shell scripts, white space, and that it can be installed."""
+"""Checks of the repository: lint, types, shell scripts, white space, and the installation with pip."""
 
 import ast
 import os
@@ -19,14 +19,14 @@ SHELL_SCRIPTS = ["tests/run", ".ci/run", "install.sh"]
 
 
 def judge(*command: str) -> None:
-    """A tool that has nothing to say."""
+    """Run a tool that must succeed."""
     need(command[0], root=False)
     done = subprocess.run(command, cwd=str(PROJECT), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
 
 
 def sources() -> List[Path]:
-    """Every text file that is ours."""
+    """Every file under version control."""
     need("git", root=False)
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=str(PROJECT), stdout=subprocess.PIPE, check=False)
     if listed.returncode:
@@ -34,25 +34,25 @@ def sources() -> List[Path]:
     return [PROJECT / name for name in listed.stdout.decode().split("\0") if name and (PROJECT / name).is_file()]
 
 
-def test_ruff_has_nothing_to_say() -> None:
+def test_ruff_reports_nothing() -> None:
     judge("ruff", "check", ".")
 
 
-def test_mypy_has_nothing_to_say() -> None:
+def test_mypy_reports_nothing() -> None:
     judge("mypy", "wg_monitor.py", "tests/")
 
 
 @pytest.mark.parametrize("script", SHELL_SCRIPTS)
-def test_shellcheck_has_nothing_to_say(script: str) -> None:
+def test_shellcheck_reports_nothing(script: str) -> None:
     judge("shellcheck", script)
 
 
 @pytest.mark.parametrize("script", SHELL_SCRIPTS)
-def test_what_is_to_be_run_can_be(script: str) -> None:
+def test_scripts_are_executable(script: str) -> None:
     assert os.access(str(PROJECT / script), os.X_OK)
 
 
-def test_files_end_with_a_newline_and_lines_without_white_space() -> None:
+def test_files_end_with_a_newline_and_no_line_has_trailing_white_space() -> None:
     wrong = []
     for path in sources():
         data = path.read_bytes()
@@ -61,18 +61,18 @@ def test_files_end_with_a_newline_and_lines_without_white_space() -> None:
     assert wrong == []
 
 
-def test_the_module_needs_the_standard_library_only() -> None:
-    """Every import of it, those of one function included, is a part of Python."""
+def test_the_module_imports_only_the_standard_library() -> None:
+    """This includes imports inside functions."""
     tree = ast.parse((PROJECT / "wg_monitor.py").read_text(encoding="utf-8"))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     if sys.version_info < (3, 10):
-        lacking("needs Python 3.10, which knows its own modules")
+        lacking("needs Python 3.10, which lists the modules of its standard library")
     assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
 
 
 def test_pip_installs_the_command(tmp_path: Path) -> None:
-    """From a copy: building leaves files beside the sources."""
+    """Install from a copy, because the build leaves files beside the sources."""
     copy = tmp_path / "wg_monitor"
     copy.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "wg_monitor.py"):

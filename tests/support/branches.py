@@ -1,4 +1,4 @@
-"""Which branches of a part of a module were taken: its functions, compiled with a recorder in every condition."""
+"""Records which branches of a module's functions are taken: it compiles them with a recorder in every condition."""
 
 import ast
 import inspect
@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Set, Tuple
 
 
 class Recorder(ast.NodeTransformer):
-    """Wraps what decides where a function goes on, and notes how it came out."""
+    """Wraps every condition of a function and records its outcomes."""
 
     def __init__(self, source: str) -> None:
         self.source = source.splitlines()
@@ -60,7 +60,7 @@ class Recorder(ast.NodeTransformer):
         return node
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
-        """The last operand is no jump of its own."""
+        """The last operand decides no branch of its own."""
         self.generic_visit(node)
         node.values[:-1] = [self.mark(value, value, True, False) for value in node.values[:-1]]
         return node
@@ -72,9 +72,9 @@ class Recorder(ast.NodeTransformer):
 
 
 def record(module: ModuleType, section: str) -> Tuple[Dict[str, Any], Recorder]:
-    """The names of a module, with the functions of one section recorded, and their recorder.
+    """A module's names, with the functions of one section recorded, and the recorder.
 
-    A section goes from its heading to the next one: `# --- Title ---`."""
+    A section reaches from its heading `# --- Title ---` to the next heading."""
     source = inspect.getsource(module)
     headings = [number for number, line in enumerate(source.splitlines(), 1) if line.startswith("# --- ")]
     ends = dict(itertools.zip_longest(headings, headings[1:]))

@@ -1,10 +1,10 @@
-"""A scripted WireGuard device: whatever peers a test likes, printed by the real `wg`.
+"""A scripted WireGuard device: the real `wg` prints the peers that a test chooses.
 
-`wg` asks each /run/wireguard/NAME.sock for `get=1` in the cross-platform userspace protocol
-(wireguard.com/xplatform, "Configuration Protocol"): keys in hexadecimal, one attribute a line, `errno=0` and an
-empty line at the end. A Device answers with what was published last.
+`wg` sends `get=1` to each /run/wireguard/NAME.sock, in the cross-platform userspace protocol (wireguard.com/xplatform,
+"Configuration Protocol"): keys in hexadecimal, one attribute per line, then `errno=0` and an empty line. A Device answers
+with the peers that were published last.
 
-`python3 tests/support/device.py NAME COUNT [DIRECTORY]` serves COUNT online peers until it is ended.
+`python3 tests/support/device.py NAME COUNT [DIRECTORY]` serves COUNT online peers until a signal ends it.
 """
 
 import base64
@@ -22,7 +22,7 @@ SOCKETS = "/run/wireguard"
 
 
 def key(seed: object) -> str:
-    """A key, always the same one for the same seed, as `wg` prints keys."""
+    """A key in the format of `wg`. The same seed gives the same key."""
     return base64.b64encode(hashlib.sha256(str(seed).encode()).digest()).decode()
 
 
@@ -35,7 +35,7 @@ PRESHARED_KEY = key("every peer's preshared key")
 
 
 class Peer(NamedTuple):
-    """A peer as the device knows it. `_replace` makes the next moment's."""
+    """A peer of the device. `_replace` gives its later state."""
 
     public_key: str
     endpoint: str = ""  # "" = none
@@ -62,7 +62,7 @@ class Peer(NamedTuple):
 
 
 def peer(number: int, handshake: int = 0) -> Peer:
-    """The peer of that number: its key, endpoint and address follow from it."""
+    """The peer with this number, from which its key, endpoint and address are derived."""
     address = "10.%d.%d.%d" % (number >> 16 & 255, number >> 8 & 255, number & 255)
     return Peer(key(number), "192.0.2.1:%d" % (1024 + number % 60_000), address + "/32", handshake)
 
@@ -75,16 +75,16 @@ def answer(peers: Iterable[Peer], errno: int = 0) -> bytes:
 
 
 class Device:
-    """A socket that answers with what was published last, from the moment it is made until it is closed."""
+    """A socket that answers with the peers published last, from its creation until it is closed."""
 
     def __init__(self, directory: str, name: str, peers: Iterable[Peer] = ()) -> None:
         self.path = os.path.join(directory, name + ".sock")
         self.name = name
-        self.free = threading.Event()  # cleared: a question hangs until it is set
+        self.free = threading.Event()  # while it is cleared, requests get no answer
         self.free.set()
         self.changed = threading.Condition()
         self.response = b""
-        self.asked = 0  # questions since that response stands
+        self.asked = 0  # requests since the response was set
         self.publish(peers)
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(self.path)
@@ -93,11 +93,11 @@ class Device:
         threading.Thread(target=self.serve, daemon=True).start()
 
     def publish(self, peers: Iterable[Peer]) -> None:
-        """These are the peers from the next question on."""
+        """Answer with these peers from the next request on."""
         self.respond(answer(peers))
 
     def fail(self, errno: int) -> None:
-        """The interface cannot be read any more, as when the process behind it breaks."""
+        """Answer with an error from now on, as after a fault in the process that serves the interface."""
         self.respond(b"errno=%d\n\n" % errno)
 
     def respond(self, response: bytes) -> None:
@@ -125,7 +125,7 @@ class Device:
                 while not question.endswith(b"\n\n"):
                     data = connection.recv(4096)
                     if not data:
-                        return  # `wg` connects once only to see whether anybody listens
+                        return  # `wg` first connects only to check that the socket is served
                     question += data
                 with self.changed:
                     response = self.response
@@ -137,18 +137,18 @@ class Device:
                 pass  # `wg` was killed meanwhile
 
     def settle(self, patience_s: float = 60) -> None:
-        """Until what was published last has had its consequences. A monitor asks again only after it has dealt
-        with an answer: so the second question proves it of the first."""
+        """Wait until the monitor has processed what was published last. It sends a request only after it has processed
+        the previous answer, so the second request proves that the first answer is processed."""
         with self.changed:
             if not self.changed.wait_for(lambda: self.asked >= 2, patience_s):
-                raise AssertionError("%s was asked only %d times in %d s" % (self.name, self.asked, patience_s))
+                raise AssertionError("%s received only %d requests in %d s" % (self.name, self.asked, patience_s))
 
     def close(self) -> None:
-        """The interface is gone."""
+        """Remove the interface."""
         if not self.closed:
             self.closed = True
             os.unlink(self.path)
-            self.listener.shutdown(socket.SHUT_RDWR)  # ends accept(), which close() alone would not
+            self.listener.shutdown(socket.SHUT_RDWR)  # ends accept(), which close() alone does not
             self.listener.close()
             self.free.set()
 
@@ -175,6 +175,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Blocked before the first thread is started, so that none of them takes the signal.
+    # Blocked before the first thread starts: threads inherit the mask, and sigwait receives the signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     sys.exit(main())

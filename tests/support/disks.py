@@ -1,6 +1,6 @@
-"""Small file systems of a test's own, in a mount namespace of their own: full, read-only, without power.
+"""Small file systems in a mount namespace of the test, which it can fill, make read-only or cut from power.
 
-A child holds the namespace. The test looks into it through /proc/PID/root; daemons are started in it.
+A child process keeps the namespace. The test reads it through /proc/PID/root and starts daemons in it.
 """
 
 import errno
@@ -22,7 +22,7 @@ HOLD = 'mount %s "$1" || exit 1; echo ready; read -r line'
 
 
 def fill(directory: Path) -> None:
-    """Its file system, to the last byte."""
+    """Fill the directory's file system to the last byte."""
     with (directory / "ballast").open("ab", buffering=0) as ballast:
         for size in (1 << 16, 1 << 12, 1):
             try:
@@ -37,7 +37,7 @@ def free(directory: Path) -> None:
 
 
 def on_a_small_disk(function: Callable[[Path], None], directory: Path) -> None:
-    """Call a function of a test module with a directory of 64 KiB, in a process and a namespace of its own."""
+    """Call a test module's function with a directory of 64 KiB, in a separate process and mount namespace."""
     need("unshare", "mount")
     call = "import sys; sys.path[:0] = %r; import pathlib, %s as module; module.%s(pathlib.Path(sys.argv[1]))"
     paths = [str(PROJECT), str(Path(__file__).parent), str(Path(function.__code__.co_filename).parent)]
@@ -50,7 +50,7 @@ def on_a_small_disk(function: Callable[[Path], None], directory: Path) -> None:
 
 
 class Disk:
-    """A file system at `path`, for those who are in its namespace."""
+    """A file system at `path`, visible inside its mount namespace."""
 
     def __init__(self, path: Path, options: str) -> None:
         need("unshare", "nsenter", "mount")
@@ -62,16 +62,16 @@ class Disk:
             stdout=subprocess.PIPE,
         )
         assert self.keeper.stdout is not None
-        assert self.keeper.stdout.readline() == b"ready\n", "the file system cannot be mounted"
+        assert self.keeper.stdout.readline() == b"ready\n", "the file system was not mounted"
 
     @property
     def enter(self) -> List[str]:
-        """What a command is put behind to see it."""
+        """The prefix that runs a command inside the namespace."""
         return ["nsenter", "--mount=/proc/%d/ns/mnt" % self.keeper.pid]
 
     @property
     def seen(self) -> Path:
-        """How the test reaches it."""
+        """The path by which the test, outside the namespace, reaches the file system."""
         return Path("/proc/%d/root%s" % (self.keeper.pid, self.path))
 
     def run(self, *command: str) -> None:
@@ -84,11 +84,12 @@ class Disk:
         free(self.seen)
 
     def read_only(self) -> None:
-        """Only while nobody has a file open for writing there. Who enters later has to undo it for himself."""
+        """Make it read-only. This fails while a file is open for writing there. Each mount namespace made later inherits
+        the state and must undo it itself."""
         self.run("mount", "-o", "remount,ro", str(self.path))
 
     def pull_the_plug(self) -> None:
-        """What was not flushed to the disk is lost, as when the power fails. Only on ext4."""
+        """Lose everything that was not flushed to the disk, as in a power failure. Works only on ext4."""
         descriptor = os.open(str(self.seen), os.O_RDONLY)
         try:
             fcntl.ioctl(descriptor, EXT4_IOC_SHUTDOWN, struct.pack("I", GOING_FLAGS_NOLOGFLUSH))
@@ -109,7 +110,7 @@ class Disk:
 
 
 class DiskPlace(Place):
-    """A place with such a file system: where the trail lies, or beside it."""
+    """A place with such a file system, either for the trail or beside it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,15 +126,15 @@ class DiskPlace(Place):
         return self.mount("-t tmpfs -o size=%dk,mode=755 none" % kilobytes, path)
 
     def ext4(self, path: Path) -> Disk:
-        """On a file that stays: mounting it again finds what was on the disk."""
+        """Mount an image file. It persists, so a later mount finds what was flushed to it."""
         need("mkfs.ext4", "losetup")
         image = self.path / "image"
         if not image.exists():
             with image.open("wb") as file:
                 file.truncate(16 << 20)
             subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
-        # Whoever ran in the namespace before may outlive his parent by a moment, and holds the disk as it was.
-        wait_for("the disk", lambda: not subprocess.check_output(["losetup", "--associated", str(image)]))
+        # A process of the previous namespace may briefly outlive its parent, and keeps the old mount.
+        wait_for("the release of the loop device", lambda: not subprocess.check_output(["losetup", "--associated", str(image)]))
         return self.mount("-o loop %s" % image, path)
 
     def enter(self) -> List[str]:

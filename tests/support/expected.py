@@ -1,4 +1,4 @@
-"""What the trail and the console must say, and what `wg` prints, for the peers of a scripted device."""
+"""The lines that the peers of a scripted device produce in the trail, on the console and in the output of `wg`."""
 
 import re
 import time
@@ -19,7 +19,7 @@ def short(it: Peer) -> str:
 
 
 def told(kind: str, it: Peer, tail: str = "handshake", iface: str = "wg0") -> str:
-    """The text of a line about a peer with one host address. The tail is `handshake`, `new`, or what stands there."""
+    """The text of a line about a peer with one host address. `tail` is `handshake`, `new`, or the text itself."""
     shaken = "(handshake: %s)" % (local_time(it.handshake)[11:] if it.handshake else "Never")
     tail = {"handshake": shaken, "new": "new " + shaken}.get(tail, tail)
     ip = it.allowed_ips.replace("/32", "")
@@ -27,7 +27,7 @@ def told(kind: str, it: Peer, tail: str = "handshake", iface: str = "wg0") -> st
 
 
 def events(monitor: Daemon) -> List[str]:
-    """What the trail says between its first line and its last."""
+    """The trail's lines except those of the start and the end."""
     return [text for text in monitor.trail() if not text.startswith("Monitor ")]
 
 
@@ -41,5 +41,5 @@ def dump(*peers: Peer, iface: str = "wg0") -> bytes:
 
 
 def console_oddities(monitor: Daemon) -> List[str]:
-    """Lines of the console that are none of the program's: tracebacks, complaints of the interpreter."""
+    """Lines on the console that are not the program's own: tracebacks and messages of the interpreter."""
     return [line for line in monitor.console() if not re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [A-Z[]", line)]

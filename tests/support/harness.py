@@ -1,7 +1,7 @@
-"""What the tests of the running daemon share: a place of their own, the daemon in it, and real WireGuard peers.
+"""Shared by the tests of the running daemon: a directory for each test, the daemon in it, and real WireGuard peers.
 
-The daemon runs in a mount namespace, where /run/wireguard is the test's own directory and `wg` may be a script, and in
-a network namespace, where the machine's own WireGuard interfaces are not seen.
+The daemon runs in a mount namespace, where /run/wireguard is a directory of the test and a script may replace `wg`. It
+also runs in a network namespace, which hides the WireGuard interfaces of the machine.
 """
 
 import os
@@ -23,7 +23,7 @@ import device
 
 PROJECT = Path(__file__).resolve().parents[2]
 MODULE = PROJECT / "wg_monitor.py"
-PATIENCE_S = 60  # how long something may take on a busy machine before a test gives up; no test asserts a time
+PATIENCE_S = 60  # limit for anything a test waits for, on a busy machine; no test asserts a duration
 
 STAMPED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (.*)", re.DOTALL)
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 def lacking(reason: str) -> NoReturn:
-    """Skips on a developer's machine. In CI everything is there, so a test that does not run has failed."""
+    """Skip the test on a developer's machine. CI installs everything, so there the test fails."""
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
@@ -46,19 +46,19 @@ def need(*tools: str, root: bool = True) -> None:
 
 
 def wait_for(what: str, look: Callable[[], Optional[T]], patience_s: float = PATIENCE_S) -> T:
-    """What `look` finds, as soon as it is something."""
+    """Call `look` until it returns something true, and return that."""
     deadline = time.monotonic() + patience_s
     while True:
         found = look()
         if found:
             return found
         if time.monotonic() > deadline:
-            raise AssertionError("waited in vain for " + what)
+            raise AssertionError("timed out waiting for " + what)
         time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:
-    """A zombie that nobody has reaped yet is not."""
+    """Whether the process runs. A zombie does not."""
     try:
         status = Path("/proc/%d/stat" % pid).read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -67,14 +67,14 @@ def alive(pid: int) -> bool:
 
 
 def lines_of(path: Path) -> List[str]:
-    """Lines that are whole. Undecodable bytes and carriage returns must show, so nothing is translated."""
+    """The complete lines. Undecodable bytes and carriage returns stay visible: nothing is translated."""
     if not path.exists():
         return []
     return path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
 
 
 def texts(lines: Iterable[str]) -> List[str]:
-    """Lines without their time stamps, which each must have."""
+    """The lines without their time stamps. A line without one fails the test."""
     found = []
     for line in lines:
         match = STAMPED.fullmatch(line)
@@ -85,8 +85,8 @@ def texts(lines: Iterable[str]) -> List[str]:
 
 # --- The daemon ---------------------------------------------------------------------------------------------------
 
-# $1: what /run/wireguard is to be; $2: what /var/log; $3: a script in wg's place, or nothing; $4: where the real wg
-# is to be seen then.
+# $1: the directory mounted at /run/wireguard; $2: at /var/log; $3: the script that replaces wg, or empty; $4: the path
+# under which the real wg then appears.
 ENTER = """
 mkdir -p /run/wireguard && mount --bind "$1" /run/wireguard || exit 99
 [ -z "$2" ] || mount --rbind "$2" /var/log || exit 99
@@ -96,18 +96,18 @@ shift 4
 exec "$@"
 """
 
-# A time zone in which it is noon: nothing that a test does passes midnight, where lines look different.
+# A time zone in which it is noon. Lines look different after midnight, which no test reaches this way.
 EAST = 12 - time.gmtime().tm_hour
 NOON = "NOON%+d" % -EAST
 
 
 def local_time(wall: float) -> str:
-    """Date and time as the daemon's lines show them."""
+    """Date and time in the format of the daemon's lines."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(wall + EAST * 3600))
 
 
 class Place:
-    """A directory of a test's own under /tmp, where trail, store and hook may lie, with all that runs in it."""
+    """A test's directory under /tmp, which may hold trail, store and hook, and the processes that use it."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="wg-monitor-test-", dir="/tmp"))
@@ -115,9 +115,9 @@ class Place:
         self.sockets.mkdir()
         self.logs = self.path / "log"
         self.logs.mkdir()
-        self.trail = self.logs / "wg_monitor.log"  # as /var/log/wg_monitor.log to the daemon
-        self.behaviour = self.path / "behaviour"  # of the script in wg's place
-        self.runs = self.path / "runs"  # a byte for each run of it
+        self.trail = self.logs / "wg_monitor.log"  # the daemon sees it as /var/log/wg_monitor.log
+        self.behaviour = self.path / "behaviour"  # what the script in place of wg does
+        self.runs = self.path / "runs"  # one byte per run of the script
         self.real_wg = self.path / "real-wg"
         self.fake_wg: Optional[Path] = None
         self.asked = 0
@@ -133,7 +133,7 @@ class Place:
         return path
 
     def wg(self, text: str) -> None:
-        """From the next run on, wg is this shell script. The first call has to come before the daemon starts."""
+        """Replace wg by this shell script, from its next run on. The first call must precede the start of the daemon."""
         if self.fake_wg is None:
             self.real_wg.touch()
             self.fake_wg = self.script("wg", "printf . >>%s; . %s\n" % (self.runs, self.behaviour))
@@ -153,16 +153,16 @@ class Place:
         return self.runs.stat().st_size if self.runs.exists() else 0
 
     def settle(self) -> None:
-        """Until the daemon has dealt with what the script in wg's place does now: see Device.settle."""
+        """Wait until the daemon has processed the current output of the script that replaces wg: see Device.settle."""
         wait_for("two more runs of wg", lambda: self.run_count() >= self.asked + 2)
 
     def start(self, *flags: str, environment: Optional[Dict[str, str]] = None, wrapper: str = "") -> "Daemon":
-        """The daemon with a reading each second."""
+        """Start the daemon with a reading each second."""
         flags = ("--interval", "1", *flags)
         return self.stack.enter_context(Daemon(self, flags, environment or {}, wrapper.split()))
 
     def enter(self) -> List[str]:
-        """What a command is put behind to run where the daemon runs."""
+        """The prefix that runs a command in the daemon's namespaces."""
         enter = ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", ENTER, "sh"]
         return [*enter, str(self.sockets), str(self.logs), str(self.fake_wg or ""), str(self.real_wg)]
 
@@ -173,7 +173,7 @@ class Place:
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         self.stack.close()
-        wait_for("what ran there a moment ago to write no more", self.removed)
+        wait_for("the last processes in the directory to end", self.removed)
 
     def removed(self) -> bool:
         shutil.rmtree(str(self.path), ignore_errors=True)
@@ -181,7 +181,7 @@ class Place:
 
 
 class Daemon:
-    """wg_monitor.py as the service manager would run it."""
+    """wg_monitor.py, started as the service manager starts it."""
 
     def __init__(self, place: Place, flags: Iterable[str], environment: Dict[str, str], wrapper: List[str]) -> None:
         need("unshare", "wg")
@@ -200,25 +200,25 @@ class Daemon:
                 env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "TZ": NOON, **values},
                 start_new_session=True,
             )
-        self.pid = self.process.pid  # unshare and sh replace themselves
+        self.pid = self.process.pid  # unshare and sh exec the daemon
 
     def console(self) -> List[str]:
         return lines_of(self.console_path)
 
     def trail(self) -> List[str]:
-        """What the lines of the trail say."""
+        """The trail's lines without their time stamps."""
         return texts(lines_of(self.place.trail))
 
     def see(self, text: str, times: int = 1) -> None:
-        """Wait until the trail has that line so many times."""
+        """Wait until the trail contains the line `times` times."""
         self.await_("%r in the trail" % text, lambda: self.trail().count(text) >= times)
 
     def match(self, pattern: str) -> "re.Match[str]":
-        """Wait for a line of the trail that matches as a whole."""
+        """Wait for a line of the trail that matches the whole pattern."""
         return self.await_("%r in the trail" % pattern, lambda: first(pattern, self.trail()))
 
     def hear(self, pattern: str) -> "re.Match[str]":
-        """Wait for a line of the console that matches as a whole, but for its time stamp."""
+        """Wait for a line of the console that matches the whole pattern, apart from its time stamp."""
         pattern = r"(?:\d{4}-\d\d-\d\d \d\d:\d\d:\d\d )?" + pattern
         return self.await_("%r on the console" % pattern, lambda: first(pattern, self.console()))
 
@@ -227,7 +227,7 @@ class Daemon:
             ended = self.process.poll() is not None
             found = look()
             if ended and not found:
-                raise AssertionError("the daemon ended (%s) before %s%s" % (self.process.returncode, what, self.said()))
+                raise AssertionError("the daemon exited (%s) before %s%s" % (self.process.returncode, what, self.said()))
             return found
 
         try:
@@ -242,7 +242,7 @@ class Daemon:
         self.process.send_signal(number)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """The exit code after a signal."""
+        """Send the signal and return the exit code."""
         self.send(number)
         return self.wait()
 
@@ -250,7 +250,7 @@ class Daemon:
         try:
             return self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
-            raise AssertionError("the daemon does not end" + self.said()) from None
+            raise AssertionError("the daemon did not exit" + self.said()) from None
 
     def __enter__(self) -> "Daemon":
         return self
@@ -274,7 +274,7 @@ def first(pattern: str, lines: Iterable[str]) -> "Optional[re.Match[str]]":
 def command_line(
     *arguments: str, behind: Iterable[str] = (), environment: Optional[Dict[str, str]] = None
 ) -> "subprocess.CompletedProcess[str]":
-    """A run that ends by itself."""
+    """Run the module with these arguments until it exits."""
     return subprocess.run(
         [*behind, sys.executable, "-I", str(MODULE), *arguments],
         stdin=subprocess.DEVNULL,
@@ -296,7 +296,7 @@ def run(*command: str) -> str:
 
 
 class End:
-    """One end of a tunnel: a network namespace with a wireguard-go in it."""
+    """One end of a tunnel: a network namespace that runs wireguard-go."""
 
     def __init__(self, namespace: str, name: str, sockets: Path, address: str) -> None:
         self.namespace, self.name, self.sockets, self.address = namespace, name, sockets, address
@@ -307,7 +307,7 @@ class End:
         self.process: Optional["subprocess.Popen[bytes]"] = None
 
     def enter(self, *command: str) -> Tuple[str, ...]:
-        """A command as it would be given on that machine."""
+        """The command with the prefix that runs it at this end."""
         enter = "nsenter --net=/run/netns/%s unshare --mount --propagation private sh -c" % self.namespace
         return (*enter.split(), ENTER, "sh", str(self.sockets), "", "", "", *command)
 
@@ -343,7 +343,7 @@ class End:
 
 
 class Tunnel:
-    """Two real peers. The monitor sees the server's interface; the client shakes hands and keeps the tunnel alive."""
+    """Two real peers. The monitor sees the server's interface. The client sends handshakes and keepalives."""
 
     SERVER, CLIENT = "192.0.2.1", "192.0.2.2"
     TUNNEL_SERVER, TUNNEL_CLIENT = "10.99.0.1", "10.99.0.2"
@@ -368,35 +368,35 @@ class Tunnel:
         self.client.up(self.TUNNEL_CLIENT + "/24")
 
     def admit(self, allowed_ips: str = TUNNEL_CLIENT + "/32") -> None:
-        """The server knows the client."""
+        """Add the client to the server's peers."""
         self.server.inside("wg", "set", self.name, "peer", self.client.public_key, "allowed-ips", allowed_ips)
 
     def remove(self) -> None:
         self.server.inside("wg", "set", self.name, "peer", self.client.public_key, "remove")
 
     def connect(self, keepalive_s: int = 1) -> None:
-        """The client shakes hands, as at its start."""
+        """The client starts a handshake, as after its own start."""
         peer = ["wg", "set", self.name, "peer", self.server.public_key]
         self.client.inside(*peer, "remove")
         networks = ["allowed-ips", self.TUNNEL_SERVER + "/32", "endpoint", self.SERVER + ":51820"]
         self.client.inside(*peer, *networks, "persistent-keepalive", str(keepalive_s))
 
     def silence(self) -> None:
-        """The cable is pulled: packets are lost, and neither side is told."""
+        """Drop all packets without notice to either end, as a pulled cable does."""
         self.client.inside("ip", "link", "set", "eth0", "down")
 
     def restore(self) -> None:
         self.client.inside("ip", "link", "set", "eth0", "up")
 
     def move(self, address: str) -> None:
-        """The client goes on from another address."""
+        """The client continues from another address."""
         self.client.inside("ip", "address", "flush", "dev", "eth0")
         self.client.inside("ip", "address", "add", address + "/24", "dev", "eth0")
-        # wireguard-go sticks to the address that it sent from before; told of the endpoint anew, it looks again.
+        # wireguard-go keeps the source address that it used before, until the endpoint is set again.
         endpoint = ["peer", self.server.public_key, "endpoint", self.SERVER + ":51820"]
         self.client.inside("wg", "set", self.name, *endpoint)
 
     def handshake(self) -> int:
-        """When the server last shook hands with the client."""
+        """The time of the last handshake, as the server reports it."""
         said = self.server.inside("wg", "show", self.name, "latest-handshakes").split()
         return int(said[1]) if said else 0

@@ -1,11 +1,10 @@
 """Throwaway machines with a booted systemd, for the tests.
 
-An image is made once by debootstrap and kept in the user's cache; a machine is that image booted by systemd-nspawn
-with everything it writes in memory: up in a second, gone without a trace. A machine has no network but its own. Debian
-packages that the tests install inside lie in a package repository in the image, so that the machine is bare and apt-get
-still works.
+debootstrap creates an image once, in the user's cache. systemd-nspawn boots it within seconds and keeps every change in
+memory. A machine has only a private network. The image contains a repository with the Debian packages that the tests
+install, so the machine starts bare and apt-get still works.
 
-`python3 tests/support/machine.py [RELEASE]` boots one with this project in /root/wg_monitor and gives a shell in it.
+`python3 tests/support/machine.py [RELEASE]` boots one with this project in /root/wg_monitor and opens a shell in it.
 """
 
 import base64
@@ -29,9 +28,9 @@ RELEASE = os.environ.get("WG_MONITOR_RELEASE", "bookworm")
 MIRROR = "http://deb.debian.org/debian"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wg-monitor-tests"
 
-# What a small Debian server has anyway. wireguard-go comes on top and stands in for the kernel's WireGuard.
+# The packages of a small Debian server. wireguard-go is added, in place of the kernel's WireGuard.
 BASE = "systemd systemd-sysv dbus python3 logrotate iproute2 procps curl".split()
-# What the tests install on the machine, with apt-get.
+# The packages that the tests install with apt-get.
 LATER = "wireguard-tools postfix".split()
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -41,7 +40,7 @@ BOOT_S = 60
 
 
 def missing() -> str:
-    """Why no machine can run here; empty when one can."""
+    """Why no machine can run here, or an empty string."""
     if os.geteuid() != 0:
         return "a throwaway machine needs root"
     for tool in ("debootstrap", "systemd-nspawn", "nsenter"):
@@ -56,7 +55,7 @@ def missing() -> str:
 
 
 def image(release: str = RELEASE) -> Path:
-    """The root of a bare system, made at the first call."""
+    """The root directory of a bare system. The first call creates it."""
     recipe = Path(__file__).read_text().split("\n# --- The machine ---")[0]
     root = CACHE / ("%s-%s" % (release, hashlib.sha256(recipe.encode()).hexdigest()[:12]))
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -76,7 +75,7 @@ def bootstrap(release: str, root: Path) -> None:
     retried(command, lambda: shutil.rmtree(str(root), ignore_errors=True))
     packages = root / PACKAGES
     (packages / "partial").mkdir(parents=True)
-    # A mirror that lags, or a clock that runs ahead, is no reason not to test.
+    # A mirror that lags behind, or a clock that is ahead, must not prevent the tests.
     options = ["--quiet", "--yes", "--option=Acquire::Retries=3", "--option=Acquire::Check-Valid-Until=false"]
     apt = ["chroot", str(root), "apt-get", *options, "--no-install-recommends"]
     retried([*apt, "update"])
@@ -94,7 +93,7 @@ def bootstrap(release: str, root: Path) -> None:
     (root / "etc/resolv.conf").write_text("")
 
 
-# wireguard-go starts itself anew to go into the background, which a program run by its loader cannot.
+# wireguard-go executes itself again to go into the background. That fails when the loader runs it.
 BORROWED = """#!/bin/sh
 cd /srv/bookworm
 setsid lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 --library-path lib/x86_64-linux-gnu \\
@@ -104,7 +103,7 @@ until [ -S "/run/wireguard/$1.sock" ]; do sleep 0.05; done
 
 
 def borrow_wireguard_go(root: Path, apt: List[str]) -> None:
-    """bullseye has none: bookworm's runs there with its own C library beside it."""
+    """bullseye has no wireguard-go. That of bookworm runs there with its own C library."""
     (root / "etc/apt/sources.list").write_text("deb %s bookworm main\n" % MIRROR)
     retried([*apt, "update"])
     fetch = (
@@ -116,7 +115,7 @@ def borrow_wireguard_go(root: Path, apt: List[str]) -> None:
 
 
 def retried(command: List[str], clean: Callable[[], None] = lambda: None, tries: int = 3) -> None:
-    """Mirrors have bad moments."""
+    """Run the command, several times if it fails: mirrors fail now and then."""
     for attempt in range(1, tries + 1):
         clean()
         try:
@@ -138,7 +137,7 @@ def retried(command: List[str], clean: Callable[[], None] = lambda: None, tries:
 
 
 def index_entry(root: Path, deb: Path) -> str:
-    """A package's paragraph in the repository's index."""
+    """The paragraph of a package in the repository's index."""
     control = subprocess.run(
         ["chroot", str(root), "dpkg-deb", "--field", "/%s/%s" % (PACKAGES, deb.name)],
         stdout=subprocess.PIPE,
@@ -154,23 +153,23 @@ def index_entry(root: Path, deb: Path) -> str:
 
 class Done(NamedTuple):
     returncode: int
-    stdout: str  # and what went to stderr, in one
+    stdout: str  # and stderr
 
 
 H = TypeVar("H", bound="Host")
 
 
 class Host:
-    """A machine of any kind, booted while the context lasts, and what tests do on it."""
+    """A machine of any kind. It runs as long as the context lasts."""
 
     scratch: Path  # holds the machine's console; deleted with the machine
 
     def boot(self) -> None:
-        """Return when the machine runs."""
+        """Start the machine and return when it runs."""
         raise NotImplementedError
 
     def halt(self) -> None:
-        """End the machine, even when only a part of it has booted."""
+        """Stop the machine, whether its boot is complete or not."""
         raise NotImplementedError
 
     def __enter__(self: H) -> H:
@@ -201,7 +200,7 @@ class Host:
         return self.console.read_text(errors="replace")[-4000:]
 
     def execute(self, command: Sequence[str], timeout: float) -> Tuple[int, str]:
-        """Run a command inside, as root; its exit status and both outputs in one."""
+        """Run a command inside as root. Returns its exit status and its output, stderr included."""
         raise NotImplementedError
 
     def run(self, *command: str, check: bool = True, timeout: float = 120) -> Done:
@@ -224,13 +223,13 @@ class Host:
         return self.run("systemctl", "show", "--property=" + name, unit).stdout.strip().split("=", 1)[1]
 
     def journal(self, unit: str, *options: str) -> str:
-        # A line may still be on its way from the service to the journal.
+        # The journal may not have received the service's last line yet.
         self.run("journalctl", "--sync")
         return self.run("journalctl", "--no-pager", "--output=cat", "--unit=" + unit, *options).stdout
 
 
 class Machine(Host):
-    """A booted machine in a container; a context manager."""
+    """A machine in a container."""
 
     def __init__(self, release: str = RELEASE) -> None:
         self.release = release
@@ -273,14 +272,14 @@ class Machine(Host):
                 try:
                     message = ready.recv(4096).decode()
                 except socket.timeout:
-                    raise RuntimeError("the machine does not boot:\n" + self.console_text()) from None
+                    raise RuntimeError("the machine did not boot:\n" + self.console_text()) from None
                 for line in message.splitlines():
                     if line.startswith("X_NSPAWN_LEADER_PID="):
                         self.leader = int(line.split("=")[1])
         self.run("systemctl", "is-system-running", "--wait")
 
     def hierarchy(self) -> str:
-        """systemd 256 and newer want the unified control groups, also where the host has the old ones."""
+        """systemd 256 and newer require unified control groups, even on a host with the old ones."""
         if Path("/sys/fs/cgroup/cgroup.controllers").exists():
             return "1"
         return "0" if self.release in ("bullseye", "bookworm") else "1"
@@ -296,7 +295,7 @@ class Machine(Host):
         nspawn.wait(timeout=BOOT_S)
 
     def path(self, inside: str) -> Path:
-        """The path, seen from outside, of a file of the machine (links inside are not followed right)."""
+        """The path outside of a file in the machine. Absolute links inside resolve wrongly."""
         return Path("/proc/%d/root%s" % (self.leader, inside))
 
     def read(self, inside: str) -> str:
@@ -324,7 +323,7 @@ class Machine(Host):
         return done.returncode, done.stdout
 
     def bring(self) -> None:
-        """Lay a copy of the project into the machine, as an administrator would unpack it."""
+        """Copy the project into the machine, as an administrator would unpack it."""
         copy_project(self.path("/root/wg_monitor"))
 
 
@@ -333,15 +332,15 @@ def copy_project(target: Path) -> None:
     shutil.copytree(str(PROJECT), str(target), ignore=unwanted)
 
 
-# --- WireGuard in it ----------------------------------------------------------------------------------------------
+# --- WireGuard on the machine ---------------------------------------------------------------------------------------
 
-# Keys of these tests and of nothing else.
+# These keys are used only by the tests.
 SERVER_PRIVATE = "UPZENEb5fwxp0ARldqDfSjoAtdQhMZ9FkIQKOTPe6kc="
 SERVER_PUBLIC = "A0g923yMjnqTp26qy16WPoXIpGrDKbOiu9SXm+lYYkY="
 CLIENT_PRIVATE = "KGjMoE7dGa7Av2eFY6ioQC5zD0LMxJfTl0AaVYLfGEA="
 CLIENT_PUBLIC = "w0d1ymHzdmgbTXWv+3ZsLueUUHkbK/MddwBisZ3mDAs="
 
-# The machine has no `wg` at first, so interfaces are asked by their sockets (the cross-platform userspace interface).
+# The machine has no `wg` at first. This program uses the interfaces' sockets (cross-platform userspace interface).
 ASK = """
 import socket, sys
 with socket.socket(socket.AF_UNIX) as device:
@@ -363,7 +362,7 @@ def set_device(name: str, *lines: str) -> str:
     return " ".join(["python3 /root/ask.py", name, "set=1", *lines])
 
 
-# $1: the number; $2 and $3: the ends of its network
+# $1: the number; $2 and $3: the last octets of both addresses
 NAMESPACE = """
 ip link set lo up
 ip netns add client$1
@@ -376,12 +375,12 @@ ip -n client$1 link set inner$1 up
 
 
 def add_namespace(machine: Host, number: int = 1) -> None:
-    """A network namespace `clientN`, and a network between it and the machine."""
+    """Create a network namespace `clientN` and connect it to the machine."""
     machine.run("sh", "-ec", NAMESPACE, "sh", *("%d" % word for word in (number, number * 4 + 1, number * 4 + 2)))
 
 
 def start_server(machine: Host, name: str = "wg0", number: int = 1) -> None:
-    """A WireGuard interface that knows one peer, which can reach it from the namespace `clientN`."""
+    """Create a WireGuard interface with one peer, and the namespace `clientN` for that peer."""
     machine.write("/root/ask.py", ASK)
     add_namespace(machine, number)
     machine.shell(
@@ -405,7 +404,7 @@ def start_server(machine: Host, name: str = "wg0", number: int = 1) -> None:
 
 
 def start_client(machine: Host, number: int = 1) -> None:
-    """The peer comes online. Its interface's socket lies in a /run/wireguard of its own, as on another machine."""
+    """Bring the peer online. Its socket lies in a separate /run/wireguard, as it would on another machine."""
     machine.shell(
         """
         ip netns exec client{n} unshare --mount sh -ec '

@@ -1,8 +1,8 @@
-"""A whole virtual machine for the tests: Debian's own kernel with its WireGuard, systemd as process 1, a clock to set.
+"""A virtual machine for the tests: Debian's own kernel with its WireGuard, systemd as process 1, a clock of its own.
 
-qemu emulates the processor, so no hardware support is needed. The disk is made once, from the image of the throwaway
-machines and a kernel, and kept in the user's cache; a machine's changes to it are forgotten. Commands go through a
-serial line to an agent inside.
+qemu emulates the processor, so it needs no hardware support. The disk consists of the image of the throwaway machines and
+a kernel. It is built once and kept in the user's cache; changes to it are discarded. An agent inside runs commands that
+arrive on a serial line.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ while True:
     try:
         request = json.loads(request)
     except ValueError:
-        continue  # noise from before the line was raw
+        continue  # sent before the line was raw
     try:
         done = subprocess.run(request["command"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, timeout=request["timeout"], env=request["environment"], cwd="/")
@@ -53,7 +53,7 @@ while True:
 
 AGENT_UNIT = """
 [Unit]
-Description=The tests' hands
+Description=Runs the commands of the tests
 [Service]
 Type=exec
 ExecStart=/usr/bin/python3 /root/agent.py
@@ -63,7 +63,7 @@ WantedBy=multi-user.target
 
 
 def missing() -> str:
-    """Why no virtual machine can run here; empty when one can."""
+    """Why no virtual machine can run here, or an empty string."""
     for tool in ("qemu-system-x86_64", "mke2fs"):
         if not shutil.which(tool):
             return "a virtual machine needs %s (apt-get install qemu-system-x86 e2fsprogs)" % tool
@@ -77,7 +77,7 @@ class Parts(NamedTuple):
 
 
 def parts(release: str = RELEASE) -> Parts:
-    """What the virtual machine is made of, built at the first call."""
+    """The parts of the virtual machine. The first call builds them."""
     bare = machine.image(release)
     recipe = (AGENT + AGENT_UNIT + DISK + " ".join(BASE)).encode()
     home = CACHE / ("vm-%s-%s" % (bare.name, hashlib.sha256(recipe).hexdigest()[:12]))
@@ -119,7 +119,7 @@ def build(bare: Path, home: Path) -> None:
 
 
 class VirtualMachine(Host):
-    """A booted virtual machine; a context manager. The project lies in /root/wg_monitor."""
+    """A virtual machine, with the project in /root/wg_monitor."""
 
     def __init__(self, release: str = RELEASE) -> None:
         self.release = release
@@ -165,7 +165,7 @@ class VirtualMachine(Host):
                     return
             except OSError:
                 time.sleep(0.5)
-        raise RuntimeError("the virtual machine does not boot:\n" + self.console_text())
+        raise RuntimeError("the virtual machine did not boot:\n" + self.console_text())
 
     def reboot(self) -> None:
         before = self.read("/proc/sys/kernel/random/boot_id")
@@ -177,7 +177,7 @@ class VirtualMachine(Host):
                     return self.await_boot()
             except OSError:
                 time.sleep(0.5)
-        raise RuntimeError("the virtual machine does not come back")
+        raise RuntimeError("the virtual machine did not come back")
 
     def execute(self, command: Sequence[str], timeout: float) -> Tuple[int, str]:
         self.requests += 1
@@ -195,4 +195,4 @@ class VirtualMachine(Host):
                         continue
                     if answer.get("id") == self.requests:
                         return int(answer["code"]), str(answer["output"])
-        raise OSError("the virtual machine hung up")
+        raise OSError("the virtual machine closed the line")
