@@ -71,7 +71,7 @@ def test_check_lists_every_failure_and_exits_with_the_code_of_the_first(place: P
     failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("FAIL ")]
     assert failed == ["wg", "trail", "hook"]
     wrong = command_line("check", "--interval", "0", behind=place.enter())
-    assert wrong.returncode == 2 and re.search(r"^FAIL +settings .*INTERVAL", wrong.stdout, re.M)
+    assert wrong.returncode == 2 and re.search(r"^FAIL +settings +--interval: '0' is invalid: ", wrong.stdout, re.M)
     assert command_line("check", behind=NOBODY).returncode == 4
 
 

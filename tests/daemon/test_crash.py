@@ -385,7 +385,7 @@ class Story:
         for number, (stands, row) in enumerate(zip(lines, events)):
             assert stands + b"\n" == row[4], "line %d of the trail differs from the store" % (number + 1)
         assert len(lines) == len(events)
-        assert b"may stand twice" not in whole
+        assert b"may be duplicated" not in whole
         truth = (self.place.path / "truth").read_text().splitlines()
         kinds = ("ONLINE", "OFFLINE", "ROAMING", "CHANGED", "REMOVED", "IFUP", "IFDOWN")
         told = [handshakes_as_epochs(row[4].decode()[20:-1], row[1]) for row in events if row[2] in kinds]

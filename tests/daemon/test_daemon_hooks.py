@@ -185,13 +185,13 @@ def test_a_hook_that_became_unfit_is_not_run(place: Place) -> None:
     wait_for("a run", runs)
     hook.chmod(0o777)
     device.publish([])
-    monitor.match(r"\[WARN\] The hook \S+/hook is not run: it can be written by others.*")
+    monitor.match(r"\[WARN\] The hook \S+/hook is not run: it is writable by others.*")
     device.settle()
     assert len(runs()) == 1
     hook.chmod(0o755)
     device.publish([one])
     wait_for("another run", lambda: runs()[-1]["PEER_EVENT"] == "ONLINE" and len(runs()) > 1)
-    monitor.match(r"\[WARN\] The hook \S+/hook is run again.*")
+    monitor.match(r"\[WARN\] The hook \S+/hook runs again.*")
 
 
 def test_a_hook_that_the_kernel_refuses_is_reported(place: Place) -> None:
@@ -245,7 +245,7 @@ def test_hooks_that_did_not_run_before_the_end_run_after_the_next_start(place: P
     first = place.start(*flags)
     first.await_("four hooks", lambda: len(lines_of(ran)) == 4)
     assert first.stop() == 0
-    assert "[WARN] 7 hooks did not run to the end; they run at the next start" in first.trail()
+    assert "[WARN] 7 hook runs did not finish; they run again at the next start" in first.trail()
     (place.path / "quick").touch()
     second = place.start(*flags)
     second.await_("seven hooks", lambda: len(lines_of(ran)) == 11)
@@ -262,7 +262,7 @@ def test_hooks_are_discarded_with_one_line_when_the_setting_is_removed(place: Pl
     first.await_("three events", lambda: sum("ONLINE" in line for line in first.trail()) == 3)
     first.stop(signal.SIGKILL)
     second = place.start(*store)
-    second.see("[WARN] 3 hook runs dropped: ON_CHANGE_SCRIPT is not set any more")
+    second.see("[WARN] 3 hook runs dropped: ON_CHANGE_SCRIPT is no longer set")
     wg0.settle()
     assert second.stop() == 0
     third = place.start(*store)

@@ -151,7 +151,7 @@ def test_only_peers_of_the_configured_interfaces_are_reported(place: Place) -> N
 def test_a_missing_interface_is_one_warning_and_no_exit(place: Place) -> None:
     place.device("wg1")
     monitor = place.start("--interface", "wg0")
-    monitor.match(r"\[WARN\] \[wg0\] there is no such WireGuard interface.*")
+    monitor.match(r"\[WARN\] \[wg0\] no such WireGuard interface yet.*")
     one = peer(1, now())
     device = place.device("wg0", [one])
     monitor.see("IFUP    [wg0] 1 peer")

@@ -31,7 +31,7 @@ def test_while_wg_fails_readings_are_missing_and_nothing_else(place: Place, beha
     monitor.match(r"\[WARN\] No reading: %s; .*" % words)
     place.settle()
     place.wg('exec %s "$@"' % place.real_wg)
-    monitor.match(r"\[WARN\] Readings again after \d+s")
+    monitor.match(r"\[WARN\] Readings resumed after \d+s")
     place.settle()
     assert monitor.stop() == 0
     assert len(events(monitor)) == 3
@@ -50,21 +50,21 @@ def test_a_wg_that_disappears_is_reported_until_it_is_back(place: Place) -> None
     interpreter.unlink()
     monitor.match(r"\[WARN\] No reading: \S+/wg cannot be run: No such file or directory.*; .*")
     interpreter.symlink_to("/bin/sh")
-    monitor.match(r"\[WARN\] Readings again after \d+s")
+    monitor.match(r"\[WARN\] Readings resumed after \d+s")
 
 
 def test_a_hanging_wg_is_killed_with_its_children_and_run_again(place: Place) -> None:
     pids = place.path / "pids"
     place.wg("sleep 300 & echo $! $$ >%s; wait" % pids)
     monitor = place.start()
-    monitor.match(r"\[WARN\] No reading: wg gave no answer within 10s; .*")
+    monitor.match(r"\[WARN\] No reading: wg did not answer within 10s; .*")
     first_pids = [int(pid) for pid in pids.read_text().split()]
     wait_for("the end of the first wg", lambda: not any(map(alive, first_pids)))
     one = peer(1, now())
     place.device(peers=[one])
     place.wg('exec %s "$@"' % place.real_wg)
     monitor.see(told("ONLINE", one, "new"))
-    monitor.match(r"\[WARN\] Readings again after \d+s")
+    monitor.match(r"\[WARN\] Readings resumed after \d+s")
     assert monitor.stop() == 0
     wait_for("the end of wg and its children", lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
 
@@ -85,9 +85,9 @@ def test_a_hanging_device_blocks_the_real_wg_and_not_the_monitor(place: Place) -
     monitor = place.start()
     monitor.see(told("ONLINE", one, "new"))
     device.hang()
-    monitor.match(r"\[WARN\] No reading: wg gave no answer within 10s; .*")
+    monitor.match(r"\[WARN\] No reading: wg did not answer within 10s; .*")
     device.resume()
-    monitor.match(r"\[WARN\] Readings again after \d+s")
+    monitor.match(r"\[WARN\] Readings resumed after \d+s")
     assert len(events(monitor)) == 3
 
 

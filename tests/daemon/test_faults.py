@@ -94,7 +94,7 @@ def test_the_trails_file_system_fails_for_a_while(place: DiskPlace, fault: Fault
     before = lines_of(place.trail)
     fault.begin(disk, monitor, "logs")
     told = come_and_go(wg0, 3)
-    begins = r"\[WARN\] .*/trail.log cannot be written: %s; its lines are kept" % fault.words
+    begins = r"\[WARN\] .*/trail.log cannot be written: %s; its lines are kept in memory" % fault.words
     monitor.hear(begins)
     assert happened(monitor.console()) == told
     fault.end(disk, monitor, "logs")
@@ -137,8 +137,8 @@ def test_the_stores_file_system_fails_for_a_while(place: DiskPlace, fault: Fault
     monitor.match("ONLINE .* new .*")
     fault.begin(disk, monitor, "")
     told = come_and_go(wg0, 3)
-    # SQLite words the file system's error in its own way.
-    monitor.match(r"\[WARN\] .*/state.db cannot be used: .*; what happens is kept in memory")
+    # SQLite has words of its own for what the file system says.
+    monitor.match(r"\[WARN\] .*/state.db cannot be used: .*; changes are kept in memory")
     monitor.await_(
         "all lines in the trail", lambda: sum("LINE " in line or "REMOVED" in line for line in monitor.trail()) >= told
     )
@@ -165,7 +165,7 @@ def test_the_daemon_starts_while_the_stores_file_system_fails(place: DiskPlace, 
         disk.read_only()
     wg0 = place.device(peers=[device.peer(1, int(time.time()))])
     monitor = place.start("--state-path", str(disk.path / "state.db"))
-    monitor.match(r"\[WARN\] .*/state.db cannot be used: .*; what happens is kept in memory")
+    monitor.match(r"\[WARN\] .*/state.db cannot be used: .*; changes are kept in memory")
     monitor.match("ONLINE .* new .*")
     if full:
         disk.free()
@@ -221,7 +221,7 @@ def test_a_line_cut_by_a_full_disk_is_completed_after_a_restart(place: DiskPlace
     stored = sqlite_lines(place.path / "state.db")
     assert stored == lines_of(place.trail)
     assert happened(stored) == told + 40
-    assert not [line for line in stored if "twice" in line]
+    assert not [line for line in stored if "duplicated" in line]
 
 
 def sqlite_lines(path: Path) -> List[str]:

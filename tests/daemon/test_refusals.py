@@ -61,6 +61,11 @@ def rejected(*flags: str, environment: Optional[Dict[str, str]] = None, code: in
     return done.stderr[:-1]
 
 
+def misplaced(name: str, path: str, why: str, remedy: str = "choose another path") -> str:
+    """The line about a path that cannot be used."""
+    return "wg_monitor: %s: '%s' cannot be used: %s; %s" % (name, path, why, remedy)
+
+
 @pytest.mark.parametrize("flags", INVALID_FLAGS.values(), ids=INVALID_FLAGS.keys())
 def test_an_invalid_flag_is_rejected_with_one_line_and_creates_no_file(place: Place, flags: str) -> None:
     line = rejected("--log-path", str(place.path / "trail"), *flags.split(" ", 1))
@@ -137,25 +142,27 @@ def make_trail(place: Place, kind: str) -> str:
     return str(path)
 
 
-UNFIT_FILES = [
-    "a link",
-    "a link to nowhere",
-    "a directory",
-    "a pipe",
-    "a device",
-    "a file with two names",
-    "somebody else's file",
-    "in a directory that leads outside",
-    "in a directory that is not there",
-    "in a file",
-]
+# Why, and what to do about it: {} is the directory.
+UNFIT_FILES = {
+    "a link": "it is a link; choose another path",
+    "a link to nowhere": "it is a link; choose another path",
+    "a directory": "it is not a regular file; choose another path",
+    "a pipe": "it is not a regular file; choose another path",
+    "a device": "it is not a regular file; choose another path",
+    "a file with two names": "it has 2 names, a trail has one; choose another path",
+    "somebody else's file": "it belongs to nobody; choose another path",
+    "in a directory that leads outside": "it is not under /var/log or /tmp; choose a path there",
+    "in a directory that is not there": "there is no directory {}; create it first",
+    "in a file": "there is no directory {}; create it first",
+}
 
 
 @pytest.mark.parametrize("kind", UNFIT_FILES)
 def test_an_unfit_trail_is_rejected(place: Place, kind: str) -> None:
     path = make_trail(place, kind)
     before = sorted(str(each) for each in place.path.rglob("*"))
-    assert "LOG_PATH" in rejected("--log-path", path)
+    why, remedy = UNFIT_FILES[kind].format(os.path.dirname(path)).split("; ")
+    assert rejected("--log-path", path) == misplaced("--log-path", path, why, remedy)
     assert sorted(str(each) for each in place.path.rglob("*")) == before
     assert not os.path.exists("/etc/wg-monitor-test")
 
@@ -177,9 +184,17 @@ OUTSIDE = {
 }
 
 
+NO_PLACE = ("it is not under /var/log or /tmp", "choose a path there")
+NO_PATH = "is invalid: no default replaces it; use the absolute path of a file, without control characters"
+
+
 @pytest.mark.parametrize("path", OUTSIDE.values(), ids=OUTSIDE.keys())
 def test_a_trail_outside_the_allowed_directories_is_rejected(path: str) -> None:
-    assert "LOG_PATH" in rejected("--log-path", path)
+    line = rejected("--log-path", path)
+    if path.startswith("/") and not path.endswith("/") and path.isprintable():
+        assert line == misplaced("--log-path", path, *NO_PLACE)
+    else:
+        assert re.fullmatch("wg_monitor: --log-path: '[ -~]+' " + NO_PATH, line)
     assert not os.path.lexists(path) or os.path.isdir(path)
 
 
@@ -188,23 +203,29 @@ def test_a_directory_that_only_begins_like_an_allowed_one_is_rejected(place: Pla
     evil = Path("/tmp-wg-monitor-%d" % os.getpid())
     evil.mkdir()
     try:
-        assert "LOG_PATH" in rejected("--log-path", str(evil / "trail"))
+        trail = str(evil / "trail")
+        assert rejected("--log-path", trail) == misplaced("--log-path", trail, *NO_PLACE)
         assert list(evil.iterdir()) == []
     finally:
         evil.rmdir()
 
 
+NO_STORE_HERE = "cannot be used: it is not under /var/lib or /run or /tmp; choose a path there"
 UNFIT_STORES = {
-    "outside": "/etc/wg-monitor-test.db",
-    "in the directory of the trails": "/var/log/wg-monitor-test.db",
-    "in a directory that everyone can write": "/tmp/wg-monitor-test.db",
-    "relative": "state.db",
+    "outside": ("/etc/wg-monitor-test.db", NO_STORE_HERE),
+    "in the directory of the trails": ("/var/log/wg-monitor-test.db", NO_STORE_HERE),
+    "in a directory that everyone can write": (
+        "/tmp/wg-monitor-test.db",
+        "cannot be used: others can write to /tmp (root, mode 1777); choose another path",
+    ),
+    "relative": ("state.db", NO_PATH),
 }
 
 
-@pytest.mark.parametrize("path", UNFIT_STORES.values(), ids=UNFIT_STORES.keys())
-def test_an_unfit_store_is_rejected(place: Place, path: str) -> None:
-    assert "STATE_PATH" in rejected("--log-path", str(place.path / "trail"), "--state-path", path)
+@pytest.mark.parametrize("path, words", UNFIT_STORES.values(), ids=UNFIT_STORES.keys())
+def test_an_unfit_store_is_rejected(place: Place, path: str, words: str) -> None:
+    line = rejected("--log-path", str(place.path / "trail"), "--state-path", path)
+    assert line == "wg_monitor: --state-path: '%s' %s" % (path, words)
     assert not os.path.exists(path)
     assert not (place.path / "trail").exists()
 
@@ -241,25 +262,28 @@ def make_hook(place: Place, kind: str) -> str:
     return str(hook)
 
 
-UNFIT_HOOKS = [
-    "missing",
-    "a directory",
-    "not executable",
-    "writable by its group",
-    "writable by all",
-    "somebody else's",
-    "in a directory that others write to",
-    "in somebody else's directory",
-    "behind somebody else's link",
-    "a link to somebody else's",
-]
+# Why: {0} is the path, {1} its directory.
+UNFIT_HOOKS = {
+    "missing": "No such file or directory",
+    "a directory": "it is not a regular file",
+    "not executable": "it is not executable",
+    "writable by its group": "it is writable by others (mode 0775)",
+    "writable by all": "it is writable by others (mode 0757)",
+    "somebody else's": "it belongs to nobody",
+    "in a directory that others write to": "{1} is writable by others (mode 0775)",
+    "in somebody else's directory": "{1} belongs to nobody",
+    "behind somebody else's link": "{1} belongs to nobody",
+    "a link to somebody else's": "it belongs to nobody",
+}
 
 
 @pytest.mark.parametrize("kind", UNFIT_HOOKS)
 def test_an_unfit_hook_is_rejected(place: Place, kind: str) -> None:
     hook = make_hook(place, kind)
     line = rejected("--log-path", str(place.path / "trail"), "--on-change-script", hook)
-    assert "ON_CHANGE_SCRIPT" in line and hook in line
+    why = UNFIT_HOOKS[kind].format(hook, os.path.dirname(hook))
+    remedy = "make it an executable file that only root can change"
+    assert line == "wg_monitor: --on-change-script: '%s' is unfit: %s; %s" % (hook, why, remedy)
     assert not (place.path / "trail").exists()
 
 
@@ -270,8 +294,10 @@ def test_an_unwritable_directory_is_reported_with_its_owner(place: Place) -> Non
     bound = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
     done = command_line("--log-path", str(place.trail), behind=bound)
     assert done.returncode == 4
-    assert "LOG_PATH" in done.stderr and str(place.logs) in done.stderr and "nobody" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    mode = stat.S_IMODE(place.logs.stat().st_mode)
+    why = "root may not write to %s (nobody, mode %04o)" % (place.logs, mode)
+    line = misplaced("--log-path", str(place.trail), why, "change its owner or choose another path")
+    assert done.stderr == line + "\n"
     assert not place.trail.exists()
 
 
@@ -282,5 +308,6 @@ def test_a_second_monitor_on_the_same_store_is_rejected(place: Place) -> None:
     device.settle()
     second = place.start("--state-path", store, "--log-path", "/var/log/second.log")
     assert second.wait() == 1
-    assert re.fullmatch("wg_monitor: STATE_PATH: .* is in use by another monitor", "\n".join(second.console()))
+    words = "--state-path: '%s' is in use by another monitor: a store has one writer; stop it or choose another path"
+    assert second.console() == ["wg_monitor: " + words % store]
     assert not (place.logs / "second.log").exists()

@@ -38,7 +38,7 @@ def test_a_signal_stops_the_daemon_while_wg_hangs_and_hooks_run(place: Place) ->
     wait_for("a hanging wg", lambda: len(lines_of(pids)) == 5)
     assert monitor.stop() == 0
     assert monitor.trail()[-1].startswith("Monitor stopped | ")
-    monitor.match(r"\[WARN\] 6 hooks did not run.*")
+    monitor.match(r"\[WARN\] 6 hook runs did not finish.*")
     wait_for("the end of wg and the hooks", lambda: not any(alive(int(pid)) for pid in lines_of(pids)))
 
 

@@ -84,22 +84,23 @@ def test_only_lines_with_more_than_new_counters_and_handshakes_are_parsed_in_ful
     calls = 0
     parse_peer = wg_monitor.parse_peer
 
-    def counting(line: bytes) -> Optional[wg_monitor.Facts]:
+    def counting(line: bytes) -> Optional[wg_monitor.PeerLine]:
         nonlocal calls
         calls += 1
         return parse_peer(line)
 
     monkeypatch.setattr(wg_monitor, "parse_peer", counting)
     settings = wg_monitor.parse_settings({}, {})
-    again = len(dump_after(change).peers) == PEERS  # the change can repeat at every reading
-    dump, table, memo = Dump(), wg_monitor.EMPTY, wg_monitor.Memo()
+    again = len(dump_after(change).peers) == PEERS  # a change that can happen at every reading
+    dump, table, memo = Dump(), wg_monitor.Table(), wg_monitor.Memo()
     found = []
     for number in range(6):
         now = wg_monitor.Moment(1_700_000_010.0 + number, 1_000.0 + number)
         calls = 0
-        reading = wg_monitor.parse(blocks(dump.text(), 64 << 10), "", memo, table.peers, settings, now.boot)
+        names = (name for name, _ in table.rows)
+        reading = wg_monitor.parse(blocks(dump.text(), 64 << 10), "", memo, names, settings.interface)
         found.append(calls)
-        table, _ = wg_monitor.decide(table, reading, now, settings)
+        wg_monitor.decide(table, reading, now, settings)
         if number == 2 or number > 2 and number < 5 and again:
             change(dump)
     assert found[0] == PEERS, "the first reading parses every line"
@@ -107,8 +108,8 @@ def test_only_lines_with_more_than_new_counters_and_handshakes_are_parsed_in_ful
     assert found[3] == in_full
     assert found[4:] == ([in_full, in_full] if again else [0, 0])
     for peer in dump.peers:
-        known = table.peers["wg0", peer.public_key]
-        assert (known.meter.rx, known.meter.tx, known.handshake) == (peer.rx, peer.tx, peer.handshake)
+        row = table.rows["wg0", peer.public_key]
+        assert (row.rx, row.tx, row.handshake) == (peer.rx, peer.tx, peer.handshake)
 
 
 # --- The store ----------------------------------------------------------------------------------------------------
@@ -141,8 +142,8 @@ def driver(place: Place, patch: str) -> str:
 
 
 def rows(statements: List[str]) -> Counter[str]:
-    """The number of written rows per table."""
-    pattern = re.compile(r"(?:INSERT (?:OR \w+ )?INTO|UPDATE|DELETE FROM) (\w+)")
+    """Rows written, by table."""
+    pattern = re.compile(r"(?:(?:INSERT|REPLACE) INTO|UPDATE|DELETE FROM) (\w+)")
     matches = [pattern.match(statement) for statement in statements]
     return collections.Counter(match.group(1) for match in matches if match)
 
@@ -243,8 +244,8 @@ def test_the_lines_of_a_storm_reach_the_trail_before_the_checkpoint_of_the_store
     ahead = [number for number, name in enumerate(written) if name == "state.db-wal"]
     to_trail = [number for number, name in enumerate(written) if name == place.trail.name]
     to_store = [number for number, name in enumerate(written) if name == "state.db" and number > to_trail[0]]
-    assert len(ahead) > 2 * wg_monitor.AHEAD_PAGES and len(to_trail) > count // wg_monitor.LINES_AT_ONCE
-    assert to_store and max(to_trail[:-1]) < min(to_store), "a checkpoint preceded lines other than that of the end"
+    assert len(ahead) > 2 * wg_monitor.WAL_PAGES and len(to_trail) > count // wg_monitor.LINES_AT_ONCE
+    assert to_store and max(to_trail[:-1]) < min(to_store), "all but the last line, that of the end"
 
 
 # --- The schedule -------------------------------------------------------------------------------------------------

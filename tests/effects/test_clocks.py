@@ -326,7 +326,7 @@ def test_a_change_of_season_is_told(
         machine.wall = wall - 600.0
         machine.start()
         assert machine.monitor is not None
-        machine.monitor.offset = wg_monitor.utc_offset(machine.wall)  # of when it was started
+        machine.monitor.clocks.offset = wg_monitor.utc_offset(machine.wall)  # of when it was started
         machine.watch(1200)
         assert machine.kinds() == ["ONLINE"]
         assert machine.warnings("Local time") == lines

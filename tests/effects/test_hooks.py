@@ -17,7 +17,18 @@ import pytest
 import wg_monitor
 from harness import MODULE, PATIENCE_S, alive, lines_of, need, wait_for
 from values import SECRETS, ids, key
-from wg_monitor import HOOK_DONE, HOOK_DROPPED, HOOK_OUTPUT_MAX, HOOKS_WAITING_MAX, HookRunner, Job, Notifier, Run
+from wg_monitor import (
+    HOOK_DONE,
+    HOOK_DROPPED,
+    HOOK_DUE,
+    HOOK_OUTPUT_MAX,
+    HOOKS_WAITING_MAX,
+    Event,
+    HookRunner,
+    Notifier,
+    Record,
+    Run,
+)
 
 # --- The hook runner ----------------------------------------------------------------------------------------------
 
@@ -42,11 +53,13 @@ class Hooks:
 
     def add(self, peer: str = "peer", kind: str = "ONLINE") -> None:
         self.seq += 1
-        self.runner.add(Job(self.seq, kind, "wg0", key(peer), "192.0.2.1:51820", "10.0.0.1/32", 1_700_000_000, 1))
+        peer_fields = (key(peer), "192.0.2.1:51820", "10.0.0.1/32", 1_700_000_000, 1)
+        event = Event(kind, 1_700_000_100.0, "wg0", *peer_fields)
+        self.runner.add(Record(self.seq, event, b"its line\n", HOOK_DUE))
 
     def turn(self) -> None:
-        """One round of the monitor's loop, limited to hooks."""
-        self.complaints += self.runner.start()
+        """As the monitor does, but for the rest that it does."""
+        self.complaints += [report or self.runner.unfit for report in self.runner.start()]
         for reader, _ in self.poll.poll(20):
             self.runner.hear(reader)
         self.ended += self.runner.reap()
@@ -76,7 +89,8 @@ class Hooks:
         return run
 
     def close(self) -> None:
-        self.runner.kill()
+        for run in self.runner.running.values():
+            wg_monitor.kill_group(run.process.pid)
         self.runner.waiting.clear()
         self.run_out()
         self.directory.cleanup()
@@ -212,7 +226,7 @@ def test_endless_output_is_limited_and_does_not_affect_other_hooks(hooks: Hooks)
     hooks.runner.timeout_s = 1
     for name in ("loud", "loud2", "loud3", "quiet", "quiet2"):
         hooks.add(name)
-    runs = {run.job.key: run for run in hooks.run_out()}
+    runs = {run.record.event.public_key: run for run in hooks.run_out()}
     assert runs[key("quiet")].process.returncode == 5
     assert runs[key("loud")].overdue and len(runs[key("loud")].said) == HOOK_OUTPUT_MAX
     assert len(runs[key("loud")].words()) < HOOK_OUTPUT_MAX + 200
@@ -268,7 +282,9 @@ def test_the_hook_is_checked_again_before_each_run(hooks: Hooks) -> None:
     hooks.add()
     hooks.run_out()
     assert lines_of(hooks.log) == ["1", "3"]
-    assert "written by others" in hooks.complaints[0]
+    assert hooks.complaints == ["it is writable by others (mode 0722)"]
+    assert hooks.runner.unfit == ""
+    assert hooks.runner.marks == dict.fromkeys((1, 2, 3), HOOK_DONE)
 
 
 # --- Which hook is fit --------------------------------------------------------------------------------------------
@@ -314,8 +330,8 @@ class Hook(NamedTuple):
 
 
 UNFIT = [
-    Hook("a group may write to it", lambda path: chmod(path, 0o770), "it can be written by others (mode 0770)"),
-    Hook("everyone may write to it", lambda path: chmod(path, 0o707), "it can be written by others (mode 0707)"),
+    Hook("a group may write to it", lambda path: chmod(path, 0o770), "it is writable by others (mode 0770)"),
+    Hook("everybody may write to it", lambda path: chmod(path, 0o707), "it is writable by others (mode 0707)"),
     Hook("nobody may run it", lambda path: chmod(path, 0o600), "it is not executable"),
     Hook("it belongs to another user", lambda path: give(path, 65534), "it belongs to nobody"),
     Hook("it belongs to a user without a name", lambda path: give(path, 54321), "it belongs to user 54321"),
@@ -323,10 +339,10 @@ UNFIT = [
     Hook("it is a directory", to_directory, "it is not a regular file"),
     Hook("it is a pipe", to_fifo, "it is not a regular file"),
     Hook("it is a loop of links", to_loop, "Too many levels of symbolic links"),
-    Hook("its directory can be written by others", lambda path: chmod(path.parent, 0o777), "can be written by others"),
-    Hook("its directory belongs to another user", lambda path: give(path.parent, 65534), "belongs to nobody"),
-    Hook("a directory above can be written", lambda path: chmod(path.parent.parent, 0o772), "can be written by others"),
-    Hook("a directory above belongs to another user", lambda path: give(path.parent.parent, 65534), "belongs to nobody"),
+    Hook("its directory is writable by others", lambda path: chmod(path.parent, 0o777), "is writable by others"),
+    Hook("its directory is somebody else's", lambda path: give(path.parent, 65534), "belongs to nobody"),
+    Hook("a directory above can be written", lambda path: chmod(path.parent.parent, 0o772), "is writable by others"),
+    Hook("a directory above is somebody else's", lambda path: give(path.parent.parent, 65534), "belongs to nobody"),
 ]
 
 
@@ -359,13 +375,13 @@ def test_a_link_is_fit_if_its_target_and_all_directories_on_the_way_are(hooks: H
     link.symlink_to(path)
     assert unfitness(str(link)) == ""
     path.chmod(0o777)
-    assert "written by others" in unfitness(str(link))
+    assert "writable by others" in unfitness(str(link))
     path.chmod(0o700)
     open_to_all = hooks.path / "open"
     open_to_all.mkdir()
     (open_to_all / "link").symlink_to(path)
     open_to_all.chmod(0o777)
-    assert "written by others" in unfitness(str(open_to_all / "link"))
+    assert "writable by others" in unfitness(str(open_to_all / "link"))
 
 
 def test_a_sticky_directory_is_fit_only_if_it_belongs_to_root(hooks: Hooks) -> None:

@@ -7,28 +7,30 @@ import stat
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import pytest
 
 import device
 import wg_monitor
 from harness import Place
-from values import P, at, chosen, dump, figures, identity, key, read, told
+from values import P, at, chosen, dump, figures, identity, key, name_of, read, told
 from wg_monitor import (
     DAY_S,
-    EMPTY,
     EXIT_FAILURE,
     HOOK_DONE,
     HOOK_DUE,
+    HOOK_NONE,
     MIGRATIONS,
     PRUNE_ROWS,
     SCHEMA,
+    Delivered,
     Event,
-    Known,
     Moment,
+    Position,
     Record,
     Refusal,
+    Row,
     Settings,
     Store,
     StoreFault,
@@ -51,30 +53,30 @@ class Watcher:
         self.path, self.settings = path, settings or chosen()
         self.store = Store(str(path))
         self.store.open()
-        self.table = EMPTY
+        self.table = Table()
         self.memo: Optional[wg_monitor.Memo] = None
-        self.seq = 0
+        self.delivered = Delivered(0)
 
     def load(self, now: Moment) -> wg_monitor.Loaded:
         """As at the start of the monitor."""
         loaded = self.store.load(self.settings, now)
-        if self.settings.interface:
-            self.store.end_unwatched(self.settings.interface, now)
-        self.table, self.seq = loaded.table, loaded.seq
+        self.table, self.delivered = loaded.table, loaded.delivered
         return loaded
 
-    def see(self, text: str, now: Moment, every: bool = False, hook: bool = False) -> List[Event]:
-        reading, self.memo = read(text, "", self.table, self.memo, now.boot, self.settings)
-        self.table, events = wg_monitor.decide(self.table, reading, now, self.settings)
-        self.store.save([self.record(event, hook) for event in events], self.table, now, every, 0.0)
+    def see(self, text: str, now: Moment, checkpoint: bool = False, hook: bool = False) -> List[Event]:
+        reading, self.memo = read(text, "", self.table, self.memo, self.settings)
+        events = wg_monitor.decide(self.table, reading, now, self.settings)
+        records = [self.record(event, hook) for event in events]
+        self.store.save(records, self.table, now, self.delivered, 0.0, checkpoint)
         return events
 
     def record(self, event: Event, hook: bool) -> Record:
-        self.seq += 1
-        line = wg_monitor.render(self.seq, event.wall, event.kind, wg_monitor.event_text(event), event, "text")
+        self.delivered = self.delivered.expecting()
+        seq = self.delivered.last
+        line = wg_monitor.render(seq, event, wg_monitor.event_text(event), "text")
         settings = self.settings._replace(on_change_script="/hook" if hook else "")
-        job = wg_monitor.job_of(self.seq, event, settings)
-        return Record(self.seq, event.wall, wg_monitor.INFORMATION, event.kind, line, event, job)
+        due = HOOK_DUE if wg_monitor.runs_hook(event, settings) else HOOK_NONE
+        return Record(seq, event, line, due)
 
     def __enter__(self) -> "Watcher":
         return self
@@ -156,9 +158,10 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
 def test_a_second_writer_is_refused_and_readers_are_not(path: Path) -> None:
     with Watcher(path) as watcher:
         watcher.see(TWO, at(0))
-        with pytest.raises(Refusal, match="in use by another monitor") as refusal:
-            Store(str(path))
-        assert refusal.value.code == EXIT_FAILURE
+        with pytest.raises(Refusal) as refusal:
+            Store(str(path), "--state-path")
+        words = "--state-path: '%s' is in use by another monitor: a store has one writer; stop it or choose another path"
+        assert (str(refusal.value), refusal.value.code) == (words % path, EXIT_FAILURE)
         assert query(path, "SELECT kind, public_key FROM events ORDER BY seq") == [
             ("ONLINE", key("ann")),
             ("OFFLINE", key("bob")),
@@ -173,7 +176,7 @@ def test_a_second_writer_is_refused_and_readers_are_not(path: Path) -> None:
 
 def test_no_secret_is_in_its_files(path: Path) -> None:
     with Watcher(path) as watcher:
-        watcher.see(TWO, at(0), every=True)
+        watcher.see(TWO, at(0), checkpoint=True)
         data = b"".join(file.read_bytes() for file in path.parent.iterdir())
     assert key("ann").encode() in data
     for secret in (b"cHJpdmF0ZSBr", b"cHJlc2hhcmVk"):
@@ -183,44 +186,139 @@ def test_no_secret_is_in_its_files(path: Path) -> None:
 # --- What it remembers --------------------------------------------------------------------------------------------
 
 
-def known_as(table: Table) -> List[Tuple[Any, ...]]:
+def rows_of(table: Table) -> Dict[Any, Any]:
     """Everything about the peers of a table, for comparing."""
-
-    def values(known: Known) -> Tuple[Any, ...]:
-        meter = known.meter
-        return (*known[:-1], meter.rx, meter.tx, meter.past_rx, meter.past_tx, meter.heard, meter.sent)
-
-    return sorted(values(known) for known in table.peers.values())
+    return {identity: [getattr(row, name) for name in Row.__slots__] for identity, row in table.rows.items()}
 
 
 def test_a_restart_in_the_same_boot_finds_everything_as_it_was(path: Path) -> None:
     with Watcher(path) as watcher:
         watcher.see(TWO, at(0))
         watcher.see(dump("wg0", ONLINE._replace(rx=200, tx=90), P("bob", endpoint="", ips="")), at(30))
-        watcher.see(dump("wg0", ONLINE._replace(rx=10, tx=5), P("bob", endpoint="", ips="")), at(60), every=True)
+        watcher.see(dump("wg0", ONLINE._replace(rx=10, tx=5), P("bob", endpoint="", ips="")), at(60), checkpoint=True)
         before = watcher.table
+        assert not any(row.unsaved for row in before.rows.values())
     with Watcher(path) as watcher:
         loaded = watcher.load(at(100))
-        assert loaded.same_boot and loaded.watched == at(60) and loaded.seq == 2
-        assert known_as(loaded.table) == known_as(before)
+        assert loaded.same_boot and loaded.watched == at(60) and loaded.delivered.last == 2
+        assert rows_of(loaded.table) == rows_of(before)
         assert loaded.table.interfaces == before.interfaces
         assert (loaded.table.online, loaded.table.sessions) == (1, 1)
         assert watcher.see(dump("wg0", ONLINE._replace(rx=10, tx=5), P("bob", endpoint="", ips="")), at(101)) == []
 
 
-@pytest.mark.parametrize("every", [False, True], ids=["by its event", "by a checkpoint"])
-def test_a_peer_that_went_offline_without_a_new_line_is_saved_as_offline(path: Path, every: bool) -> None:
+@pytest.mark.parametrize("checkpoint", [False, True], ids=["by its event", "by a checkpoint"])
+def test_a_peer_that_went_offline_without_a_new_line_is_saved_as_offline(path: Path, checkpoint: bool) -> None:
     with Watcher(path) as watcher:
-        watcher.see(TWO, at(0), every=True)
-        (event,) = watcher.see(TWO, at(200), every=every)
+        watcher.see(TWO, at(0), checkpoint=True)
+        (event,) = watcher.see(TWO, at(200), checkpoint=checkpoint)
         assert told(event) == "OFFLINE wg0 ann idle"
     assert query(path, "SELECT session FROM peers ORDER BY public_key") == [(None,), (None,)]
+
+
+def unsaved(table: Table) -> List[str]:
+    return sorted(name_of(public_key) for (_, public_key), row in table.rows.items() if row.unsaved)
+
+
+def received(path: Path) -> Dict[str, int]:
+    return {name_of(public_key): rx for public_key, rx in query(path, "SELECT public_key, rx FROM peers")}
+
+
+def test_what_changes_without_an_event_waits_for_a_checkpoint(path: Path) -> None:
+    bob = P("bob", shook=-5, rx=1)
+    with Watcher(path) as watcher:
+        watcher.see(dump("wg0", ONLINE, bob), at(0))
+        assert unsaved(watcher.table) == []
+        watcher.see(dump("wg0", ONLINE._replace(rx=200), bob._replace(rx=2)), at(30))
+        assert unsaved(watcher.table) == ["ann", "bob"]
+        assert received(path) == {"ann": 100, "bob": 1}
+        # An event saves its own row, as it is by then. Only a checkpoint has every row and marks them as saved.
+        watcher.see(dump("wg0", ONLINE._replace(rx=300, ips=""), bob._replace(rx=2)), at(60))
+        assert unsaved(watcher.table) == ["ann", "bob"]
+        assert received(path) == {"ann": 300, "bob": 1}
+        watcher.see(dump("wg0", ONLINE._replace(rx=300, ips=""), bob._replace(rx=2)), at(90), checkpoint=True)
+        assert unsaved(watcher.table) == []
+        assert received(path) == {"ann": 300, "bob": 2}
+
+
+def test_a_row_is_unsaved_until_a_checkpoint_with_it_commits(path: Path) -> None:
+    with Watcher(path) as watcher:
+        with closing(sqlite3.connect(str(path), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreFault, match="database is locked"):
+                watcher.see(TWO, at(0))
+            assert unsaved(watcher.table) == ["ann", "bob"]
+            other.execute("ROLLBACK")
+        with pytest.raises(StoreFault, match="it is not open"):
+            watcher.see(TWO, at(1))
+        watcher.store.open()
+        watcher.see(TWO, at(2))
+        assert unsaved(watcher.table) == []
+    assert received(path) == {"ann": 100, "bob": 0}
+
+
+def test_the_first_save_after_a_reboot_writes_every_row(path: Path) -> None:
+    """Their positions on the boot clock are others."""
+    with Watcher(path) as watcher:
+        watcher.see(TWO, at(0), checkpoint=True)
+        assert query(path, "SELECT complete FROM monitor") == [(at(0).boot,)]
+    reboot(path)
+    now = Moment(at(0).wall + 60, 20.0)
+    with Watcher(path) as watcher:
+        watcher.load(now)
+        assert unsaved(watcher.table) == ["ann", "bob"]
+        assert watcher.see(TWO, now) == []
+        assert unsaved(watcher.table) == []
+    assert query(path, "SELECT made FROM peers ORDER BY public_key") == [(20.0 - 65,), (None,)]
+    assert query(path, "SELECT complete FROM monitor") == [(20.0,)]
+
+
+def test_the_relations_know_every_column_of_the_schema(path: Path) -> None:
+    found: Dict[str, Set[str]] = {}
+    for relation in (wg_monitor.MONITOR, wg_monitor.INTERFACES, wg_monitor.PEERS, wg_monitor.SESSIONS, wg_monitor.EVENTS):
+        found[relation.insert.split()[1]] = set(relation.names)
+    found["sessions"] |= set(wg_monitor.ENDS.names)
+    with Watcher(path):
+        for table, names in found.items():
+            assert {column[1] for column in query(path, "PRAGMA table_info(%s)" % table)} == names
+    assert set(found) == {"monitor", "interfaces", "peers", "sessions", "events"}
+
+
+def test_lines_are_found_by_their_numbers(path: Path) -> None:
+    with Watcher(path) as watcher:
+        for number in range(5):
+            watcher.see(dump("wg0", ONLINE._replace(ips="10.0.0.%d/32" % number)), at(number))
+        lines = watcher.store.lines(1, 5, 10)
+        assert [seq for seq, _ in lines] == [1, 2, 3, 4, 5]
+        assert [line for _, line in lines] == [row[0] for row in query(path, "SELECT line FROM events ORDER BY seq")]
+        assert watcher.store.lines(2, 4, 10) == lines[1:4]
+        assert watcher.store.lines(2, 4, 2) == lines[1:3]
+        assert watcher.store.lines(6, 9, 10) == []
+
+
+MARKS = [
+    ("nothing is written", Delivered(3, ((1, 3),)), Delivered(3, ((1, 3),))),
+    ("one line is written", Delivered(3, ((2, 3),)), Delivered(3, ((2, 3),))),
+    ("a line is missing between: all from there on is asked for again", Delivered(3, ((2, 2),)), Delivered(3, ((2, 3),))),
+    ("everything is written", Delivered(3), Delivered(3)),
+    ("more is written than the store has lines", Delivered(9), Delivered(9)),
+]
+
+
+@pytest.mark.parametrize(("name", "marked", "found"), MARKS, ids=[case[0] for case in MARKS])
+def test_what_the_trail_has_outlives_a_run(path: Path, name: str, marked: Delivered, found: Delivered) -> None:
+    position = Position(1, 2, 3)
+    with Watcher(path) as watcher:
+        watcher.see(dump("wg0", ONLINE, P("bob"), P("cyd")), at(0))
+        watcher.store.mark_trail(marked._replace(position=position))
+    with Watcher(path) as watcher:
+        assert watcher.load(at(1)).delivered == found._replace(position=position)
 
 
 def test_a_session_goes_on_over_a_restart_and_ends_with_all_its_bytes(path: Path) -> None:
     with Watcher(path) as watcher:
         watcher.see(dump("wg0", ONLINE), at(0))
-        watcher.see(dump("wg0", ONLINE._replace(shook=100, rx=1100, tx=550)), at(110), every=True)
+        watcher.see(dump("wg0", ONLINE._replace(shook=100, rx=1100, tx=550)), at(110), checkpoint=True)
     with Watcher(path) as watcher:
         watcher.load(at(150))
         (event,) = watcher.see(dump("wg0", ONLINE._replace(shook=100, rx=2100, tx=1550)), at(400))
@@ -246,7 +344,7 @@ def test_after_a_reboot_an_open_session_ends_with_its_last_sign_of_life(
 ) -> None:
     with Watcher(path) as watcher:
         watcher.see(dump("wg0", ONLINE), at(0))
-        watcher.see(dump("wg0", ONLINE._replace(shook=700)), at(705), every=True)
+        watcher.see(dump("wg0", ONLINE._replace(shook=700)), at(705), checkpoint=True)
     reboot(path)
     now = Moment(at(0).wall + wall, boot)
     with Watcher(path) as watcher:
@@ -265,7 +363,7 @@ def test_after_a_reboot_an_open_session_ends_with_its_last_sign_of_life(
 def test_received_bytes_are_the_last_sign_of_life_after_a_reboot_too(path: Path) -> None:
     with Watcher(path) as watcher:
         watcher.see(dump("wg0", ONLINE), at(0))
-        watcher.see(dump("wg0", ONLINE._replace(rx=900)), at(90), every=True)
+        watcher.see(dump("wg0", ONLINE._replace(rx=900)), at(90), checkpoint=True)
     reboot(path)
     now = Moment(at(1000).wall, 20.0)
     with Watcher(path) as watcher:
@@ -287,7 +385,7 @@ def test_new_stands_twice_only_where_the_peer_was_removed_between(path: Path) ->
         with Watcher(path) as watcher:
             if number:
                 watcher.load(at(number))
-            lines += [told(event) for event in watcher.see(text, at(number), every=restart_)]
+            lines += [told(event) for event in watcher.see(text, at(number), checkpoint=restart_)]
     assert lines == [
         "ONLINE wg0 ann new",
         "OFFLINE wg0 bob new",
@@ -303,19 +401,19 @@ def test_the_mark_of_a_hook_is_kept(path: Path) -> None:
         assert query(path, "SELECT seq, hook FROM events ORDER BY seq") == [(1, HOOK_DONE), (2, HOOK_DUE)]
     with Watcher(path) as watcher:
         (job,) = watcher.load(at(1)).jobs
-    assert (job.seq, job.kind, job.key, job.handshake, job.online) == (2, "ONLINE", key("bob"), at(-3).wall, 1)
-    assert (job.iface, job.endpoint, job.allowed_ips) == ("wg0", "192.0.2.1:51820", "10.0.0.1/32")
+    ((line,),) = query(path, "SELECT line FROM events WHERE seq = 2")
+    peer_fields = (key("bob"), "192.0.2.1:51820", "10.0.0.1/32", int(at(-3).wall), 1)
+    assert job == Record(2, Event("ONLINE", at(0).wall, "wg0", *peer_fields), line, HOOK_DUE)
 
 
 def test_the_largest_counters_and_inodes_fit(path: Path) -> None:
     most = wg_monitor.COUNTER_MAX
     with Watcher(path) as watcher:
-        watcher.store.position = wg_monitor.Position(2**64 - 1, 2**64 - 2, 2**62)
+        watcher.delivered = Delivered(0, (), Position(2**64 - 1, 2**64 - 2, 2**62))
         watcher.see(dump("wg0", P("ann", shook=-5, rx=most, tx=most)), at(0))
-        watcher.see(dump("wg0", P("ann", shook=-5, rx=most - 1, tx=1)), at(1), every=True)
+        watcher.see(dump("wg0", P("ann", shook=-5, rx=most - 1, tx=1)), at(1), checkpoint=True)
     with Watcher(path) as watcher:
-        watcher.load(at(2))
-        assert watcher.store.position == (2**64 - 1, 2**64 - 2, 2**62)
+        assert watcher.load(at(2)).delivered.position == (2**64 - 1, 2**64 - 2, 2**62)
         watcher.see(dump("wg0"), at(3))
     assert query(path, "SELECT reason FROM sessions") == [("removed",)]
 
@@ -327,10 +425,10 @@ def test_sessions_that_the_setting_leaves_open_end_as_unknown(path: Path) -> Non
     both = dump("wg0", ONLINE) + dump("wg1", ONLINE)
     with Watcher(path) as watcher:
         watcher.see(both, at(0))
-        watcher.see(dump("wg0", ONLINE) + dump("wg1", ONLINE._replace(shook=60, rx=600, tx=70)), at(65), every=True)
+        watcher.see(dump("wg0", ONLINE) + dump("wg1", ONLINE._replace(shook=60, rx=600, tx=70)), at(65), checkpoint=True)
     with Watcher(path, chosen(interface=frozenset(["wg0"]))) as watcher:
         loaded = watcher.load(at(100))
-        assert set(loaded.table.peers) == {identity("wg0", "ann")} and loaded.table.online == 1
+        assert set(loaded.table.rows) == {identity("wg0", "ann")} and loaded.table.online == 1
         assert watcher.see(both, at(101)) == []
     rows = query(path, "SELECT interface, reason, start, last_seen, length, detected, received, sent FROM sessions")
     began = at(-5).wall
@@ -365,7 +463,7 @@ def test_old_history_goes_in_small_steps_and_young_stays(path: Path) -> None:
     with Watcher(path) as watcher:
         fill(path, 3 * PRUNE_ROWS, 1000.0)
         fill(path, 10, 9000.0, first=10 * PRUNE_ROWS)
-        watcher.store.written = 20 * PRUNE_ROWS
+        watcher.store.mark_trail(Delivered(20 * PRUNE_ROWS))
         left = []
         for _ in range(4):
             watcher.store.prune(8000.0)
@@ -377,7 +475,7 @@ def test_history_from_a_clock_that_was_wrong_once_does_not_stop_it(path: Path) -
     with Watcher(path) as watcher:
         fill(path, 2 * PRUNE_ROWS, 4e9)
         fill(path, 20, 1000.0, first=10 * PRUNE_ROWS)
-        watcher.store.written = 20 * PRUNE_ROWS
+        watcher.store.mark_trail(Delivered(20 * PRUNE_ROWS))
         watcher.store.prune(8000.0)
         assert query(path, "SELECT count(*) FROM events WHERE wall < 8000") == [(0,)]
 
@@ -387,7 +485,7 @@ def test_what_is_still_needed_is_not_forgotten(path: Path) -> None:
     with Watcher(path) as watcher:
         watcher.see(dump("wg0", ONLINE, P("bob", shook=-3), P("cyd", shook=-3)), at(0), hook=True)
         watcher.store.mark_hooks({1: HOOK_DONE, 3: HOOK_DONE})
-        watcher.store.written = 2
+        watcher.store.mark_trail(Delivered(3, ((3, 3),)))
         watcher.store.prune(at(9e6).wall)
     assert query(path, "SELECT seq FROM events") == [(2,), (3,)]
     assert query(path, "SELECT count(*) FROM sessions WHERE reason IS NULL") == [(3,)]

@@ -18,7 +18,20 @@ from disks import fill, free, on_a_small_disk
 from harness import need
 from scale import scaled
 from values import ids
-from wg_monitor import BACKLOG_MAX, EMPTY, Moment, Outbox, Position, Record, Store, Trail, TrailBusy
+from wg_monitor import (
+    BACKLOG_MAX,
+    HOOK_NONE,
+    Delivered,
+    Event,
+    Moment,
+    Outbox,
+    Position,
+    Record,
+    Store,
+    Table,
+    Trail,
+    TrailBusy,
+)
 
 NOW = Moment(1_700_000_000.0, 5_000.0)
 
@@ -384,13 +397,11 @@ CRASHES = [
 
 
 @pytest.mark.parametrize("case", CRASHES, ids=ids(CRASHES))
-def test_lines_are_struck_out_and_a_torn_one_is_finished(tmp_path: Path, trail: Trail, case: Crash) -> None:
+def test_lines_are_struck_out_and_a_torn_one_is_finished(trail: Trail, case: Crash) -> None:
     path = Path(trail.path)
     path.write_bytes(b"before\n" + case.found)
     position = Position(path.stat().st_dev, path.stat().st_ino, len(b"before\n"))
-    descriptor = wg_monitor.find_inode(str(tmp_path), position)
-    struck = trail.resume(descriptor, position.size, LINES)
-    os.close(descriptor)
+    struck = trail.resume(position, LINES)
     assert (struck, trail.cut) == (case.struck, case.cut)
     if struck < len(LINES):
         trail.position()
@@ -405,9 +416,7 @@ def test_a_torn_line_is_finished_in_the_file_that_was_rotated_meanwhile(tmp_path
     path.rename(rotated)
     path.touch()
     trail.open()
-    descriptor = wg_monitor.find_inode(str(tmp_path), position)
-    assert trail.resume(descriptor, 7, LINES) == 1
-    os.close(descriptor)
+    assert trail.resume(position, LINES) == 1
     trail.position()
     assert trail.write(LINES[1:2]) == (1, None)
     tell(trail, "three")
@@ -419,8 +428,11 @@ def test_an_inode_that_is_gone_or_was_given_to_a_younger_file_is_not_found(tmp_p
     path = tmp_path / "other"
     path.write_bytes(b"short")
     status = path.stat()
-    assert wg_monitor.find_inode(str(tmp_path), Position(status.st_dev, status.st_ino, 6)) == -1
-    assert wg_monitor.find_inode(str(tmp_path), Position(status.st_dev, status.st_ino + 1, 0)) == -1
+    for position in (Position(status.st_dev, status.st_ino, 6), Position(status.st_dev, status.st_ino + 1, 0)):
+        with pytest.raises(FileNotFoundError, match="^the former trail file is gone$"):
+            wg_monitor.find_inode(str(tmp_path), position)
+        with pytest.raises(FileNotFoundError, match="^the former trail file is gone$"):
+            Trail(str(tmp_path / "trail.log")).resume(position, LINES)
     # A reboot may have given the disk another number.
     found = wg_monitor.find_inode(str(tmp_path), Position(status.st_dev + 1, status.st_ino, 5))
     assert os.path.samestat(os.fstat(found), status)
@@ -432,19 +444,18 @@ def test_an_inode_that_is_gone_or_was_given_to_a_younger_file_is_not_found(tmp_p
 
 def record(seq: int, text: Optional[str] = None) -> Record:
     line = (text or "line %d" % seq).encode() + b"\n"
-    return Record(seq, NOW.wall, wg_monitor.INFORMATION, "TEST", line, None, None)
+    return Record(seq, Event("TEST", NOW.wall), line, HOOK_NONE)
 
 
 def put(outbox: Outbox, numbers: Sequence[int]) -> None:
     for seq in numbers:
-        outbox.seq = seq
+        assert outbox.delivered.last + 1 == seq
         outbox.put(record(seq))
 
 
 def pass_on(outbox: Outbox) -> None:
     """As the monitor does at the end of a turn, but that errors are raised."""
-    outbox.offer()
-    outbox.save(EMPTY, NOW, False, 0.0)
+    outbox.save(Table(), NOW, 0.0, False)
     outbox.write()
 
 
@@ -456,7 +467,9 @@ def test_lines_leave_memory_once_they_are_written(trail: Trail) -> None:
     outbox = Outbox(None, trail)
     put(outbox, range(1, 25_001))
     pass_on(outbox)
-    assert not outbox.lines
+    assert not outbox.unwritten and not outbox.unsaved
+    status = os.stat(trail.path)
+    assert outbox.delivered == Delivered(25_000, (), Position(status.st_dev, status.st_ino, status.st_size))
     assert numbers_in(Path(trail.path)) == list(range(1, 25_001))
 
 
@@ -475,7 +488,6 @@ def test_what_the_store_writes_ahead_stays_bounded_where_no_line_reaches_the_tra
     monkeypatch.setattr(trail, "write", lambda lines: (0, OSError(errno.ENOSPC, "full")))
     for number in range(1, 2_001 if why == UNTOLD[0] else 401):
         if why != UNTOLD[0]:
-            outbox.seq = number
             outbox.put(record(number, "x" * 20_000))
         try:
             pass_on(outbox)
@@ -483,7 +495,7 @@ def test_what_the_store_writes_ahead_stays_bounded_where_no_line_reaches_the_tra
             assert why in UNTOLD[2:]
     pages = os.stat(str(tmp_path / "state.db-wal")).st_size // 4096
     outbox.store.close()
-    assert wg_monitor.AHEAD_PAGES <= pages < 2 * wg_monitor.AHEAD_PAGES
+    assert wg_monitor.WAL_PAGES <= pages < 2 * wg_monitor.WAL_PAGES
 
 
 def test_memory_is_bounded_and_what_it_had_no_room_for_is_counted(trail: Trail, tmp_path: Path) -> None:
@@ -494,13 +506,14 @@ def test_memory_is_bounded_and_what_it_had_no_room_for_is_counted(trail: Trail, 
         put(outbox, range(first, first + BACKLOG_MAX // 2 if first > 1 else BACKLOG_MAX // 2))
         with pytest.raises(OSError):
             pass_on(outbox)
-    last = outbox.seq
-    assert len(outbox.lines) == BACKLOG_MAX
-    assert outbox.lost_to_trail == last - BACKLOG_MAX > 0
+    last = outbox.delivered.last
+    assert len(outbox.unwritten) == BACKLOG_MAX
+    assert outbox.lost == {"trail": last - BACKLOG_MAX} and last > BACKLOG_MAX
+    assert outbox.delivered.missing == ((last - BACKLOG_MAX + 1, last),)
     directory.mkdir()
     pass_on(outbox)
     assert numbers_in(Path(trail.path)) == list(range(last - BACKLOG_MAX + 1, last + 1))
-    assert not outbox.lines
+    assert not outbox.unwritten and not outbox.delivered.missing
 
 
 def the_line_that_is_in_the_trail_by_half_is_not_dropped(disk: Path) -> None:
@@ -512,15 +525,16 @@ def the_line_that_is_in_the_trail_by_half_is_not_dropped(disk: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         pass_on(outbox)
     assert trail.cut, "the page had room for a whole number of lines"
-    half = outbox.lines[0].seq
+    half = outbox.unwritten[0].seq
     put(outbox, range(1000, 1000 + BACKLOG_MAX))
-    assert len(outbox.lines) == BACKLOG_MAX and outbox.lines[0].seq == half
+    assert len(outbox.unwritten) == BACKLOG_MAX and outbox.unwritten[0].seq == half
+    assert outbox.delivered.missing == ((half, half), (1001, 999 + BACKLOG_MAX))
     subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
     pass_on(outbox)
     numbers = numbers_in(Path(trail.path))
     assert numbers[: half + 1] == list(range(half + 1))
     assert numbers[half + 1 :] == list(range(1001, 1000 + BACKLOG_MAX))
-    assert outbox.lost_to_trail == 1000 - half
+    assert outbox.lost == {"trail": 1000 - half}
     trail.close()
 
 
@@ -535,11 +549,12 @@ def test_with_a_store_nothing_is_lost_however_long_the_trail_is_gone(trail: Trai
         put(outbox, range(first, first + 25_000))
         with pytest.raises(OSError):
             pass_on(outbox)
-    assert len(outbox.lines) == BACKLOG_MAX
+    assert len(outbox.unwritten) == BACKLOG_MAX and not outbox.unsaved
+    assert outbox.delivered.missing == ((1, last),)
     directory.mkdir()
     pass_on(outbox)
     assert numbers_in(Path(trail.path)) == list(range(1, last + 1))
-    assert outbox.lost_to_trail == outbox.lost_to_store == 0
+    assert not outbox.lost
     store.close()
 
 

@@ -1,4 +1,4 @@
-"""Dumps gone bad in every way: whatever they say, nothing breaks, nothing is forged, nothing is given away."""
+"""Damaged dumps: none of them causes an exception, forges a line or reveals a secret."""
 
 import copy
 import json
@@ -9,15 +9,14 @@ import pytest
 
 import wg_monitor
 from scale import scaled
-from test_model import plain
-from values import PRESHARED_KEY, PRIVATE_KEY, START, P, at, blocks, chosen, dump, key, unreadable
-from wg_monitor import EMPTY, Memo, Reading, Table
+from values import PRESHARED_KEY, PRIVATE_KEY, START, P, at, blocks, chosen, dump, key, plain, unreadable, whole_lines
+from wg_monitor import HOOK_DUE, Memo, Reading, Record, Table
 
 DUMPS = max(1000, scaled(100_000))
-SEEDS = 20  # each takes its share of the dumps
-READINGS = 10  # of one table, before the next one
+SEEDS = 20  # the dumps are divided among them
+READINGS = 10  # per table
 
-# What a line must never hold: the secrets, nor a part of one that would be worth having.
+# No line may contain a secret or a useful part of one.
 SECRET_PARTS = [secret[start : start + 12] for secret in (PRIVATE_KEY, PRESHARED_KEY) for start in range(0, 33, 4)]
 
 NASTY = [
@@ -28,8 +27,8 @@ NASTY = [
 ]  # fmt: skip
 
 
-class Vandal:
-    """Spoils dumps, some a little and some beyond recognition."""
+class Fuzzer:
+    """Damages dumps, some a little and some beyond recognition."""
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
@@ -50,7 +49,7 @@ class Vandal:
                 chance.choice(("", "10.0.0.1/32", "10.0.0.1/32,10.0.0.0/24", ",".join(["fd00::/64"] * 30))),
             )
 
-    def spoil(self, text: bytes) -> bytes:
+    def damage(self, text: bytes) -> bytes:
         ways = [self.bit, self.insert, self.cut, self.field, self.line, self.splice, self.random]
         for _ in range(self.chance.choice((0, 1, 1, 1, 2, 5))):
             text = self.chance.choice(ways)(text)
@@ -104,17 +103,20 @@ class Vandal:
 
 def take(
     table: Table, memo: Memo, output: bytes, complaints: str, boot: float, settings: wg_monitor.Settings, size: int
-) -> Tuple[Table, Reading, List[wg_monitor.Event]]:
-    reading = wg_monitor.parse(blocks(output, size), complaints, memo, table.peers, settings, boot)
-    table, events = wg_monitor.decide(table, reading, at(boot - START.boot), settings)
-    return table, reading, events
+) -> Tuple[Reading, List[wg_monitor.Fault], List[wg_monitor.Event]]:
+    names = [identity[0] for identity in table.rows]
+    before = plain(table)
+    reading = wg_monitor.parse(blocks(output, size), complaints, memo, names, settings.interface)
+    assert plain(table) == before, "parsing changed the table"
+    faults = wg_monitor.faults_of(reading, table, settings)
+    return reading, faults, wg_monitor.decide(table, reading, at(boot - START.boot), settings)
 
 
-def judge_lines(events: List[wg_monitor.Event], reading: Reading, table: Table, complaints: str) -> None:
-    """Everything that is told of a reading."""
+def check_lines(events: List[wg_monitor.Event], faults: List[wg_monitor.Fault], complaints: str) -> None:
+    """Checks every text that a reading causes."""
     texts = [wg_monitor.event_text(event) for event in events]
-    for trouble in wg_monitor.troubles_in(reading, table, chosen()):
-        texts += [trouble.begins, trouble.ends, trouble.key]
+    for fault in faults:
+        texts += [fault.kind, fault.subject, fault.begins, fault.ends]
     texts.append(wg_monitor.printable(complaints))
     for text in texts:
         assert text.isprintable(), ascii(text)
@@ -122,57 +124,55 @@ def judge_lines(events: List[wg_monitor.Event], reading: Reading, table: Table, 
         assert not any(part in text for part in SECRET_PARTS), text
     for seq, event in enumerate(events):
         text = wg_monitor.event_text(event)
-        line = wg_monitor.render(seq, event.wall, event.kind, text, event, "text").decode()
+        line = wg_monitor.render(seq, event, text, "text").decode()
         assert line[:-1].isprintable() and line.endswith("\n"), ascii(line)
-        written = wg_monitor.render(seq, event.wall, event.kind, text, event, "json")
+        written = wg_monitor.render(seq, event, text, "json")
         assert written[:-1].isascii() if hasattr(written, "isascii") else True
         assert b"\n" not in written[:-1]
         assert json.loads(written)["event"] == event.kind
-        job = wg_monitor.job_of(seq, event, chosen(on_change_script="/x", script_events=frozenset(wg_monitor.EVENT_KINDS)))
-        for value in wg_monitor.hook_environment(job).values() if job else ():
+        for value in wg_monitor.hook_environment(Record(seq, event, written, HOOK_DUE)).values():
             assert value.isprintable(), ascii(value)
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_mutated_dumps(seed: int) -> None:
-    vandal = Vandal(seed)
+def test_damaged_dumps(seed: int) -> None:
+    fuzzer = Fuzzer(seed)
     settings: Dict[int, Any] = {0: chosen(), 1: chosen(liveness="traffic"), 2: chosen(interface=frozenset(["wg0"]))}
-    table, chosen_settings, text = EMPTY, settings[0], b""
+    table, chosen_settings, text = Table(), settings[0], b""
     memo = Memo()
     for number in range(DUMPS // SEEDS):
         if number % READINGS == 0:
-            table, memo, text = EMPTY, Memo(), vandal.dump()
-            chosen_settings = settings[vandal.chance.randrange(3)]
-        output = vandal.spoil(vandal.dump() if vandal.chance.random() < 0.3 else text)
+            table, memo, text = Table(), Memo(), fuzzer.dump()
+            chosen_settings = settings[fuzzer.chance.randrange(3)]
+        output = fuzzer.damage(fuzzer.dump() if fuzzer.chance.random() < 0.3 else text)
         if output and not output.endswith(b"\n"):
-            output += b"\n"  # what breaks off is no reading and never comes this far
-        complaints = vandal.chance.choice(("", "", "", unreadable("wg2"), vandal.nasty().decode("utf-8", "replace")))
+            output += b"\n"  # output that breaks off is rejected before it is parsed
+        complaints = fuzzer.chance.choice(("", "", "", unreadable("wg2"), fuzzer.nasty().decode("utf-8", "replace")))
         boot = START.boot + number % READINGS * 30
         whole = copy.deepcopy(table)
-        before = table
-        size = vandal.chance.choice((1, 300, 100_000))
-        table, reading, events = take(table, memo, output, complaints, boot, chosen_settings, size)
-        judge_lines(events, reading, before, complaints)
-        told = repr((reading, list(reading.peers), [getattr(memo, name) for name in memo.__slots__], plain(table)))
-        assert not any(part in told for part in SECRET_PARTS)
-        whole, _, _ = take(whole, Memo(), output, complaints, boot, chosen_settings, 100_000)
+        size = fuzzer.chance.choice((1, 300, 100_000))
+        reading, faults, events = take(table, memo, output, complaints, boot, chosen_settings, size)
+        check_lines(events, faults, complaints)
+        held = repr((reading, faults, events, plain(memo), plain(table)))
+        assert not any(part in held for part in SECRET_PARTS)
+        take(whole, Memo(), output, complaints, boot, chosen_settings, 100_000)
         assert plain(table) == plain(whole), output
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_good_peers_beside_garbage_are_not_lost(seed: int) -> None:
-    """Whole lines of garbage between good ones, which all have to be found."""
-    vandal = Vandal(seed)
+def test_valid_peers_beside_garbage_are_found(seed: int) -> None:
+    """Lines of garbage stand between the lines of three valid peers."""
+    fuzzer = Fuzzer(seed)
     for _ in range(DUMPS // SEEDS // 4):
         good = [P(name, 5, 1, 2) for name in ("alice", "bob", "carol")]
         lines = dump("wg0", *good).encode().split(b"\n")[:-1]
-        for _ in range(vandal.chance.randrange(1, 5)):
-            garbage = (vandal.spoil(vandal.chance.choice(lines)) + vandal.nasty()).replace(b"\n", b"")
-            if wg_monitor.parse_peer(garbage) is None:  # else it may be another good line of the same peer
-                lines.insert(vandal.chance.randrange(1, len(lines) + 1), garbage)
-        reading = wg_monitor.parse(blocks(b"\n".join(lines) + b"\n"), "", Memo(), {}, chosen(), START.boot)
-        found = {peer.identity: (peer.handshake, peer.meter.rx, peer.meter.tx) for peer in reading.peers}
+        for _ in range(fuzzer.chance.randrange(1, 5)):
+            garbage = (fuzzer.damage(fuzzer.chance.choice(lines)) + fuzzer.nasty()).replace(b"\n", b"")
+            if wg_monitor.parse_peer(garbage) is None:  # a valid line could be that of a peer that is already there
+                lines.insert(fuzzer.chance.randrange(1, len(lines) + 1), garbage)
+        reading = wg_monitor.parse(blocks(b"\n".join(lines) + b"\n"), "", Memo(), (), frozenset())
+        found = {peer.identity: (peer.handshake, peer.rx, peer.tx) for peer in whole_lines(reading)}
         for p in good:
             assert found["wg0", key(p.name)] == (START.wall + 5, 1, 2), lines

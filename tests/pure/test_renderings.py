@@ -1,15 +1,15 @@
-"""What is written of an event: the line that people's scripts read, the JSON object, the hook's environment."""
+"""How an event is written: as a line of text, as a JSON object, and as the environment of a hook."""
 
 import json
-from typing import Any, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
 
 import pytest
 
 import wg_monitor
 from values import chosen, ids, zone
-from wg_monitor import Ended, Event, Known, Meter, Session
+from wg_monitor import HOOK_DUE, HOOK_NONE, Ended, Event, Moment, Record, Session
 
-KEY = "AbC1dEf2" + "x" * 28 + "4xYz5678"  # its length is of no matter here; its ends are the example's
+KEY = "AbC1dEf2" + "x" * 28 + "4xYz5678"  # not a real key: only its ends appear in the lines
 TEN = 1_698_400_800  # 2023-10-27 10:00:00 UTC
 
 
@@ -20,21 +20,28 @@ def utc() -> Iterator[None]:
 
 
 def clock(text: str) -> int:
-    """10:01:25 of that day, in seconds since the epoch."""
+    """A time of that day, such as 10:01:25, in seconds since the epoch."""
     hours, minutes, seconds = map(int, text.split(":"))
     return TEN - 36_000 + hours * 3600 + minutes * 60 + seconds
 
 
-SESSION = Session(7, clock("10:01:25"), 0.0, 0, 0, 0.0, "192.0.2.1:5")
-ENDED = Ended(7, clock("10:01:25"), clock("10:30:00") + 0.5, 1715.5, 2**62, 42, "192.0.2.1:5", 60.4, "unreachable")
+SESSION = Session(7, clock("10:01:25"), 0.0, 0, 0, 60.4, "192.0.2.1:5")
+ENDED = Ended(SESSION, clock("10:30:00") + 0.5, 1715.5, 2**62, 42, "unreachable")
 
 
-def peer(handshake: str = "10:01:25", session: Optional[Session] = None, **changes: Any) -> Known:
-    shook = clock(handshake) if handshake else 0
-    packed = session.packed() if session else b""
-    meter = Meter(("wg0", KEY), 0, 0)
-    known = Known("192.168.1.50:51820", "10.0.0.1/32", shook, shook, 0.0, packed, meter)
-    return known._replace(**changes)
+def peer_event(
+    kind: str, wall: float, handshake: str = "10:01:25", session: Optional[Session] = None, **changes: Any
+) -> Event:
+    shook, online = clock(handshake) if handshake else 0, int(session is not None)
+    event = Event(kind, wall, "wg0", KEY, "192.168.1.50:51820", "10.0.0.1/32", shook, online, session)
+    return event._replace(**changes)
+
+
+def after_a_reset(**more: Any) -> Event:
+    row = wg_monitor.Row(("wg0", KEY))
+    row.endpoint, row.allowed_ips = "192.168.1.50:51820", "10.0.0.1/32"
+    row.handshake, row.shown = 0, clock("10:01:25")
+    return wg_monitor.event_of("OFFLINE", row, Moment(clock("10:45:00"), 0.0), **more)
 
 
 class Line(NamedTuple):
@@ -44,75 +51,74 @@ class Line(NamedTuple):
 
 
 def line(event: Event) -> str:
-    text = wg_monitor.event_text(event)
-    return wg_monitor.render(1, event.wall, event.kind, text, event, "text").decode()
+    return wg_monitor.render(1, event, wg_monitor.event_text(event), "text").decode()
 
 
 EXAMPLES = [
     Line(
         "a new peer online",
-        Event("ONLINE", clock("10:01:30"), "wg0", peer(session=SESSION), new=True),
+        peer_event("ONLINE", clock("10:01:30"), session=SESSION, new=True),
         "2023-10-27 10:01:30 ONLINE  [wg0] AbC1dEf2...4xYz5678 (192.168.1.50:51820) [IP: 10.0.0.1] new (handshake: 10:01:25)\n",
     ),
     Line(
-        "a peer offline",
-        Event("OFFLINE", clock("10:45:00"), "wg0", peer(), ended=ENDED),
+        "an offline peer",
+        peer_event("OFFLINE", clock("10:45:00"), ended=ENDED),
         "2023-10-27 10:45:00 OFFLINE [wg0] AbC1dEf2...4xYz5678 (192.168.1.50:51820) [IP: 10.0.0.1] (handshake: 10:01:25)\n",
     ),
     Line(
-        "a peer online again",
-        Event("ONLINE", clock("11:15:20"), "wg0", peer("11:15:15", SESSION)),
+        "a known peer online",
+        peer_event("ONLINE", clock("11:15:20"), "11:15:15", SESSION),
         "2023-10-27 11:15:20 ONLINE  [wg0] AbC1dEf2...4xYz5678 (192.168.1.50:51820) [IP: 10.0.0.1] (handshake: 11:15:15)\n",
     ),
     Line(
-        "a new peer offline that never shook hands, with nothing else known",
-        Event("OFFLINE", TEN, "site-b", peer("", endpoint="", allowed_ips=""), new=True),
+        "a new offline peer without a handshake, endpoint and allowed IPs",
+        peer_event("OFFLINE", TEN, "", endpoint="", allowed_ips="", interface="site-b", new=True),
         "2023-10-27 10:00:00 OFFLINE [site-b] AbC1dEf2...4xYz5678 (N/A) [IP: N/A] new (handshake: Never)\n",
     ),
     Line(
-        "a handshake of another day",
-        Event("OFFLINE", TEN + 86_400, "wg0", peer()),
+        "a handshake on another day",
+        peer_event("OFFLINE", TEN + 86_400),
         "2023-10-28 10:00:00 OFFLINE [wg0] AbC1dEf2...4xYz5678 (192.168.1.50:51820) [IP: 10.0.0.1]"
         " (handshake: 2023-10-27 10:01:25)\n",
     ),
     Line(
-        "a handshake that fell to 0 shows the last one known",
-        Event("OFFLINE", clock("10:45:00"), "wg0", peer()._replace(handshake=0)),
+        "the last known handshake after it fell to 0",
+        after_a_reset(),
         "2023-10-27 10:45:00 OFFLINE [wg0] AbC1dEf2...4xYz5678 (192.168.1.50:51820) [IP: 10.0.0.1] (handshake: 10:01:25)\n",
     ),
     Line(
         "roaming",
-        Event("ROAMING", TEN, "wg0", peer(endpoint="[2001:db8::1]:9"), before="192.168.1.50:51820"),
+        peer_event("ROAMING", TEN, endpoint="[2001:db8::1]:9", before="192.168.1.50:51820"),
         "2023-10-27 10:00:00 ROAMING [wg0] AbC1dEf2...4xYz5678 ([2001:db8::1]:9) [IP: 10.0.0.1] from 192.168.1.50:51820\n",
     ),
     Line(
-        "other allowed IPs",
-        Event("CHANGED", TEN, "wg0", peer(allowed_ips="10.0.0.2/32,fd00::2/128"), before="10.0.0.1/32"),
+        "new allowed IPs",
+        peer_event("CHANGED", TEN, allowed_ips="10.0.0.2/32,fd00::2/128", before="10.0.0.1/32"),
         "2023-10-27 10:00:00 CHANGED [wg0] AbC1dEf2...4xYz5678 (192.168.1.50:51820) [IPs: 10.0.0.2, fd00::2]"
         " from [IP: 10.0.0.1]\n",
     ),
     Line(
-        "no allowed IPs any more",
-        Event("CHANGED", TEN, "wg0", peer(allowed_ips="", endpoint=""), before="10.0.0.0/8"),
+        "no allowed IPs left",
+        peer_event("CHANGED", TEN, allowed_ips="", endpoint="", before="10.0.0.0/8"),
         "2023-10-27 10:00:00 CHANGED [wg0] AbC1dEf2...4xYz5678 (N/A) [IP: N/A] from [IPs: 10.0.0.0/8]\n",
     ),
     Line(
-        "removed",
-        Event("REMOVED", TEN, "wg0", peer("")),
+        "a removed peer",
+        peer_event("REMOVED", TEN, ""),
         "2023-10-27 10:00:00 REMOVED [wg0] AbC1dEf2...4xYz5678 (192.168.1.50:51820) [IP: 10.0.0.1] (handshake: Never)\n",
     ),
     Line(
-        "interface gone",
-        Event("IFDOWN", TEN, "wg0", peers=12, online=3),
+        "an interface goes down",
+        Event("IFDOWN", TEN, "wg0", peers=12, online_peers=3),
         "2023-10-27 10:00:00 IFDOWN  [wg0] 12 peers, 3 were online\n",
     ),
     Line(
-        "interface gone, with one peer",
-        Event("IFDOWN", TEN, "wg0", peers=1, online=1),
+        "an interface with one peer goes down",
+        Event("IFDOWN", TEN, "wg0", peers=1, online_peers=1),
         "2023-10-27 10:00:00 IFDOWN  [wg0] 1 peer, 1 was online\n",
     ),
-    Line("interface there", Event("IFUP", TEN, "wg0", peers=12), "2023-10-27 10:00:00 IFUP    [wg0] 12 peers\n"),
-    Line("interface there, empty", Event("IFUP", TEN, "wg0"), "2023-10-27 10:00:00 IFUP    [wg0] 0 peers\n"),
+    Line("an interface comes up", Event("IFUP", TEN, "wg0", peers=12), "2023-10-27 10:00:00 IFUP    [wg0] 12 peers\n"),
+    Line("an interface without peers comes up", Event("IFUP", TEN, "wg0"), "2023-10-27 10:00:00 IFUP    [wg0] 0 peers\n"),
 ]
 
 
@@ -121,31 +127,31 @@ def test_line(case: Line) -> None:
     assert line(case.event) == case.line
 
 
-def test_the_first_line() -> None:
+def test_the_start_line() -> None:
     text = wg_monitor.started_text(chosen())
     expected = b"2023-10-27 10:00:00 Monitor started | Interval: 30s, Threshold: 180s, Stats: 3600s\n"
-    assert wg_monitor.render(1, TEN, "START", text, None, "text") == expected
+    assert wg_monitor.render(1, Event("START", TEN), text, "text") == expected
 
 
-def test_the_first_line_names_the_interfaces_that_are_set() -> None:
+def test_the_start_line_names_the_configured_interfaces() -> None:
     only = wg_monitor.started_text(chosen(interface=frozenset(["wg0"]), interval=5, threshold=60, stats_interval=1))
     assert only == "Monitor started | Interval: 5s, Threshold: 60s, Stats: 1s, Interface: wg0"
     assert wg_monitor.started_text(chosen(interface=frozenset(["wg1", "wg0"]))).endswith(", Interface: wg0,wg1")
 
 
 @pytest.mark.parametrize("kind", ["WARN", "ERROR", "DEBUG"])
-def test_lines_that_are_no_events(kind: str) -> None:
-    assert wg_monitor.render(1, TEN, kind, "words", None, "text") == b"2023-10-27 10:00:00 [%s] words\n" % kind.encode()
+def test_a_line_that_is_no_event_shows_its_level(kind: str) -> None:
+    assert wg_monitor.render(1, Event(kind, TEN), "words", "text") == b"2023-10-27 10:00:00 [%s] words\n" % kind.encode()
 
 
-def test_local_time_is_that_of_the_machine() -> None:
+def test_lines_show_the_local_time_of_the_machine() -> None:
     with zone("XXX-5:45"):
         assert line(EXAMPLES[0].event).startswith("2023-10-27 15:46:30 ")
         assert line(EXAMPLES[0].event).endswith("(handshake: 15:46:25)\n")
 
 
-def test_what_cannot_be_written_as_text_does_not_stop_a_line() -> None:
-    assert wg_monitor.render(1, TEN, "WARN", "a\udcffb", None, "text") == b"2023-10-27 10:00:00 [WARN] a?b\n"
+def test_a_character_that_cannot_be_encoded_is_replaced() -> None:
+    assert wg_monitor.render(1, Event("WARN", TEN), "a\udcffb", "text") == b"2023-10-27 10:00:00 [WARN] a?b\n"
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------------
@@ -168,12 +174,12 @@ class Object(NamedTuple):
 OBJECTS = [
     Object(
         "a new peer online",
-        Event("ONLINE", clock("10:01:30"), "wg0", peer(session=SESSION), new=True),
+        peer_event("ONLINE", clock("10:01:30"), session=SESSION, new=True),
         {**PEER, "time": "2023-10-27T10:01:30+00:00", "event": "ONLINE", "online": True, "new": True, "session": 7},
     ),
     Object(
         "the end of a session",
-        Event("OFFLINE", clock("10:45:00"), "wg0", peer(), ended=ENDED),
+        peer_event("OFFLINE", clock("10:45:00"), ended=ENDED),
         {
             **PEER,
             "time": "2023-10-27T10:45:00+00:00",
@@ -190,8 +196,8 @@ OBJECTS = [
         },
     ),
     Object(
-        "nothing known",
-        Event("OFFLINE", TEN, "wg0", peer("", endpoint="", allowed_ips=""), new=True),
+        "a new peer without a handshake, endpoint and allowed IPs",
+        peer_event("OFFLINE", TEN, "", endpoint="", allowed_ips="", new=True),
         {
             **PEER,
             "time": "2023-10-27T10:00:00+00:00",
@@ -205,7 +211,7 @@ OBJECTS = [
     ),
     Object(
         "roaming",
-        Event("ROAMING", TEN, "wg0", peer(session=SESSION), before="192.0.2.1:5"),
+        peer_event("ROAMING", TEN, session=SESSION, before="192.0.2.1:5"),
         {
             **PEER,
             "time": "2023-10-27T10:00:00+00:00",
@@ -216,13 +222,13 @@ OBJECTS = [
         },
     ),
     Object(
-        "other allowed IPs where none were",
-        Event("CHANGED", TEN, "wg0", peer(), before=""),
+        "first allowed IPs",
+        peer_event("CHANGED", TEN, before=""),
         {**PEER, "time": "2023-10-27T10:00:00+00:00", "event": "CHANGED", "online": False, "from": ""},
     ),
     Object(
-        "interface gone",
-        Event("IFDOWN", TEN, "wg0", peers=12, online=3),
+        "an interface goes down",
+        Event("IFDOWN", TEN, "wg0", peers=12, online_peers=3),
         {
             "time": "2023-10-27T10:00:00+00:00",
             "event": "IFDOWN",
@@ -232,7 +238,7 @@ OBJECTS = [
         },
     ),
     Object(
-        "interface there",
+        "an interface comes up",
         Event("IFUP", TEN, "wg0", peers=12),
         {"time": "2023-10-27T10:00:00+00:00", "event": "IFUP", "interface": "wg0", "peers": 12},
     ),
@@ -241,7 +247,7 @@ OBJECTS = [
 
 @pytest.mark.parametrize("case", OBJECTS, ids=ids(OBJECTS))
 def test_json(case: Object) -> None:
-    written = wg_monitor.render(99, case.event.wall, case.event.kind, "", case.event, "json")
+    written = wg_monitor.render(99, case.event, "", "json")
     assert written.endswith(b"}\n")
     assert written.count(b"\n") == 1
     found = json.loads(written)
@@ -249,8 +255,8 @@ def test_json(case: Object) -> None:
     assert not any(isinstance(value, (dict, list)) for value in found.values())  # flat
 
 
-def test_json_of_what_is_no_event() -> None:
-    written = wg_monitor.render(5, TEN, "WARN", "wörds \u2028", None, "json")
+def test_json_of_a_line_that_is_no_event() -> None:
+    written = wg_monitor.render(5, Event("WARN", TEN), "wörds \u2028", "json")
     assert json.loads(written) == {
         "seq": 5,
         "time": "2023-10-27T10:00:00+00:00",
@@ -265,11 +271,9 @@ def test_json_of_what_is_no_event() -> None:
 WITH_HOOK = chosen(on_change_script="/usr/local/bin/hook")
 
 
-def test_the_hook_s_environment() -> None:
-    event = Event("ONLINE", TEN, "wg0", peer(allowed_ips="10.0.0.1/32,10.1.0.0/24", session=SESSION), new=True)
-    job = wg_monitor.job_of(12, event, WITH_HOOK)
-    assert job is not None
-    assert wg_monitor.hook_environment(job) == {
+def test_the_environment_of_a_hook() -> None:
+    event = peer_event("ONLINE", TEN, allowed_ips="10.0.0.1/32,10.1.0.0/24", session=SESSION, new=True)
+    assert wg_monitor.hook_environment(Record(12, event, b"", HOOK_DUE)) == {
         "PATH": "/usr/bin:/usr/sbin:/bin:/sbin",
         "LANG": "C.UTF-8",
         "HOME": "/",
@@ -284,19 +288,51 @@ def test_the_hook_s_environment() -> None:
     }
 
 
-def test_the_hook_s_environment_of_an_interface() -> None:
-    settings = WITH_HOOK._replace(script_events=frozenset(["IFDOWN"]))
-    job = wg_monitor.job_of(12, Event("IFDOWN", TEN, "wg0", peers=3), settings)
-    assert job is not None
-    environment = wg_monitor.hook_environment(job)
-    assert (environment["PEER_EVENT"], environment["PEER_IFACE"], environment["PEER_PUBKEY"]) == ("IFDOWN", "wg0", "")
-    assert (environment["PEER_HANDSHAKE"], environment["PEER_ONLINE"]) == ("0", "0")
+def test_the_environment_of_a_hook_for_an_interface() -> None:
+    """It has every variable: those that an interface lacks are empty or 0."""
+    record = Record(12, Event("IFDOWN", TEN, "wg0", peers=3), b"", HOOK_DUE)
+    assert wg_monitor.hook_environment(record) == {
+        "PATH": "/usr/bin:/usr/sbin:/bin:/sbin",
+        "LANG": "C.UTF-8",
+        "HOME": "/",
+        "PEER_EVENT": "IFDOWN",
+        "PEER_IFACE": "wg0",
+        "PEER_PUBKEY": "",
+        "PEER_ENDPOINT": "",
+        "PEER_ALLOWED_IPS": "",
+        "PEER_HANDSHAKE": "0",
+        "PEER_ONLINE": "0",
+        "PEER_SEQ": "12",
+    }
 
 
-def test_the_hook_s_environment_of_an_offline_peer_that_shook_hands_once() -> None:
-    job = wg_monitor.job_of(1, Event("OFFLINE", TEN, "wg0", peer()._replace(handshake=0), ended=ENDED), WITH_HOOK)
-    assert job is not None
-    assert (job.online, job.handshake) == (0, clock("10:01:25"))
+def test_the_environment_of_a_hook_has_the_last_known_handshake() -> None:
+    environment = wg_monitor.hook_environment(Record(1, after_a_reset(ended=ENDED), b"", HOOK_DUE))
+    assert (environment["PEER_ONLINE"], environment["PEER_HANDSHAKE"]) == ("0", str(clock("10:01:25")))
+
+
+FLAT = [
+    ("a line that is no event", Event("WARN", TEN), ("WARN", "", "", "", "", "0", "0")),
+    ("an event of an interface", Event("IFUP", TEN, "wg0", peers=3), ("IFUP", "wg0", "", "", "", "0", "0")),
+    (
+        "an event of a peer",
+        peer_event("ONLINE", TEN, session=SESSION),
+        ("ONLINE", "wg0", KEY, "192.168.1.50:51820", "10.0.0.1/32", str(clock("10:01:25")), "1"),
+    ),
+    (
+        "an event of a peer without a handshake, endpoint and allowed IPs",
+        peer_event("REMOVED", TEN, "", endpoint="", allowed_ips=""),
+        ("REMOVED", "wg0", KEY, "", "", "0", "0"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "event", "flat"), FLAT, ids=ids(FLAT))
+def test_the_environment_has_every_field_of_an_event(name: str, event: Event, flat: Tuple[str, ...]) -> None:
+    environment = wg_monitor.hook_environment(Record(5, event, b"", HOOK_NONE))
+    fields = ("EVENT", "IFACE", "PUBKEY", "ENDPOINT", "ALLOWED_IPS", "HANDSHAKE", "ONLINE")
+    assert tuple(environment["PEER_" + field] for field in fields) == flat
+    assert environment["PEER_SEQ"] == "5"
 
 
 ALL_EVENTS = WITH_HOOK._replace(script_events=frozenset(wg_monitor.EVENT_KINDS))
@@ -305,24 +341,24 @@ ALL_EVENTS = WITH_HOOK._replace(script_events=frozenset(wg_monitor.EVENT_KINDS))
 @pytest.mark.parametrize(
     ("event", "settings", "runs"),
     [
-        (Event("ONLINE", TEN, "wg0", peer()), WITH_HOOK, True),
-        (Event("ONLINE", TEN, "wg0", peer(), new=True), WITH_HOOK, True),
-        (Event("OFFLINE", TEN, "wg0", peer()), WITH_HOOK, True),
-        (Event("REMOVED", TEN, "wg0", peer()), WITH_HOOK, True),
-        (Event("ROAMING", TEN, "wg0", peer()), ALL_EVENTS, True),
+        (peer_event("ONLINE", TEN), WITH_HOOK, True),
+        (peer_event("ONLINE", TEN, new=True), WITH_HOOK, True),
+        (peer_event("OFFLINE", TEN), WITH_HOOK, True),
+        (peer_event("REMOVED", TEN), WITH_HOOK, True),
+        (peer_event("ROAMING", TEN), ALL_EVENTS, True),
         (Event("IFUP", TEN, "wg0"), ALL_EVENTS, True),
-        (Event("OFFLINE", TEN, "wg0", peer(), new=True), WITH_HOOK, False),
-        (Event("OFFLINE", TEN, "wg0", peer(), new=True), ALL_EVENTS, False),
-        (Event("ROAMING", TEN, "wg0", peer()), WITH_HOOK, False),
-        (Event("CHANGED", TEN, "wg0", peer()), WITH_HOOK, False),
+        (peer_event("OFFLINE", TEN, new=True), WITH_HOOK, False),
+        (peer_event("OFFLINE", TEN, new=True), ALL_EVENTS, False),
+        (peer_event("ROAMING", TEN), WITH_HOOK, False),
+        (peer_event("CHANGED", TEN), WITH_HOOK, False),
         (Event("IFDOWN", TEN, "wg0"), WITH_HOOK, False),
-        (Event("ONLINE", TEN, "wg0", peer()), chosen(), False),
+        (peer_event("ONLINE", TEN), chosen(), False),
     ],
     ids=[
-        "online", "new and online", "offline", "removed", "roaming, where that is chosen", "interface there, where that is",
-        "new and offline: nobody went offline", "new and offline, where all are chosen", "roaming", "changed",
-        "interface gone", "no hook",
+        "online", "new and online", "offline", "removed", "roaming, if it is chosen", "IFUP, if it is chosen",
+        "a new offline peer did not go offline", "a new offline peer, if all events are chosen", "roaming", "changed",
+        "IFDOWN", "no hook",
     ],
 )  # fmt: skip
 def test_which_events_run_the_hook(event: Event, settings: wg_monitor.Settings, runs: bool) -> None:
-    assert (wg_monitor.job_of(1, event, settings) is not None) == runs
+    assert wg_monitor.runs_hook(event, settings) == runs

@@ -1,6 +1,7 @@
 """Settings: which values are accepted, and which are rejected with one line. No value falls back to another."""
 
-from typing import Any, Dict, NamedTuple
+import re
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 import pytest
 
@@ -99,23 +100,104 @@ def field(variable: str) -> str:
     return variable.lower()
 
 
+def given(name: str, text: str) -> Dict[str, str]:
+    """`name` is a flag or a variable, as the administrator writes it."""
+    return {name[2:].replace("-", "_") if name.startswith("--") else name: text}
+
+
+def parsed(name: str, text: str) -> wg_monitor.Settings:
+    return parse_settings(given(name, text), {}) if name.startswith("--") else parse_settings({}, given(name, text))
+
+
+def spellings(variable: str) -> List[str]:
+    """INTERVAL and --interval"""
+    return [variable, "--" + variable.lower().replace("_", "-")]
+
+
+def names(**changes: str) -> Dict[str, str]:
+    """The name of each field: its variable, except some."""
+    return {**{option.field: option.variable for option in OPTIONS}, **changes}
+
+
 @pytest.mark.parametrize("case", ACCEPTED, ids=ids(ACCEPTED))
 def test_accepted(case: Given) -> None:
-    for settings in (parse_settings({field(case.variable): case.text}, {}), parse_settings({}, {case.variable: case.text})):
-        assert settings == chosen(**{field(case.variable): case.value})
+    for name in spellings(case.variable):
+        expected = chosen(**{field(case.variable): case.value}, names=names(**{field(case.variable): name}))
+        assert parsed(name, case.text) == expected
 
 
 @pytest.mark.parametrize("case", REJECTED, ids=ids(REJECTED))
 def test_rejected(case: Rejected) -> None:
-    nothing: Dict[str, str] = {}
-    for flags, variables in (({field(case.variable): case.text}, nothing), (nothing, {case.variable: case.text})):
+    """One form: NAME: 'VALUE' what was found: why it matters; how to fix it."""
+    for name in spellings(case.variable):
         with pytest.raises(Refusal) as refusal:
-            parse_settings(flags, variables)
+            parsed(name, case.text)
         words = str(refusal.value)
         assert refusal.value.code == wg_monitor.EXIT_USAGE == 2
-        assert words.startswith("%s: '%s' is not allowed; allowed: " % (case.variable, wg_monitor.printable(case.text, 80)))
+        shown = "%s: '%s' is invalid: no default replaces it; use " % (name, wg_monitor.printable(case.text, 80))
+        assert words.startswith(shown) and len(words) > len(shown)
         assert words.isprintable()
         assert len(words) < 300
+
+
+def test_a_refusal_says_what_was_found_why_it_matters_and_how_to_fix_it() -> None:
+    refusal = Refusal("INTERVAL: 'x' is invalid", "no default replaces it", "use whole seconds", 7)
+    assert str(refusal) == "INTERVAL: 'x' is invalid: no default replaces it; use whole seconds"
+    assert refusal.code == 7
+    assert Refusal("a", "b", "c").code == wg_monitor.EXIT_USAGE
+
+
+NAMED = [
+    ("a flag", {"interval": "x"}, {}, "--interval: 'x' is invalid: "),
+    ("a flag of two words", {"stats_interval": "x"}, {}, "--stats-interval: 'x' is invalid: "),
+    ("a variable", {}, {"INTERVAL": "x"}, "INTERVAL: 'x' is invalid: "),
+    ("a flag that overrides a good variable", {"interval": "x"}, {"INTERVAL": "5"}, "--interval: 'x' is invalid: "),
+    ("a variable beside an empty flag", {"interval": ""}, {"INTERVAL": "x"}, "INTERVAL: 'x' is invalid: "),
+]
+
+
+@pytest.mark.parametrize(("name", "flags", "variables", "words"), NAMED, ids=ids(NAMED))
+def test_a_refusal_names_the_setting_as_it_was_given(
+    name: str, flags: Dict[str, str], variables: Dict[str, str], words: str
+) -> None:
+    with pytest.raises(Refusal) as refusal:
+        parse_settings(flags, variables)
+    assert str(refusal.value).startswith(words)
+
+
+PLACES: List[Tuple[str, Callable[[wg_monitor.Settings], str], Dict[str, str]]] = [
+    (
+        "LOG_PATH",
+        wg_monitor.place_of_trail,
+        {
+            "/etc/trail.log": "cannot be used: it is not under /var/log or /tmp; choose a path there",
+            "/tmp/none/trail.log": "cannot be used: there is no directory /tmp/none; create it first",
+        },
+    ),
+    (
+        "STATE_PATH",
+        wg_monitor.place_of_store,
+        {
+            "/etc/state.db": "cannot be used: it is not under /var/lib or /run or /tmp; choose a path there",
+            "/run/none/state.db": "cannot be used: there is no directory /run/none; create it first",
+            "/tmp/state.db": "cannot be used: others can write to /tmp .*; choose another path",
+        },
+    ),
+    ("ON_CHANGE_SCRIPT", wg_monitor.fit_script, {"/none": "is unfit: No such .*; .+", "/dev/null": "is unfit: it is not .*; .+"}),
+]
+
+
+@pytest.mark.parametrize(("variable", "judge", "paths"), PLACES, ids=[case[0] for case in PLACES])
+def test_a_refusal_of_a_path_has_the_same_form(
+    variable: str, judge: Callable[[wg_monitor.Settings], str], paths: Dict[str, str]
+) -> None:
+    for name in spellings(variable):
+        for path, words in paths.items():
+            with pytest.raises(Refusal) as refusal:
+                judge(parsed(name, path))
+            assert re.fullmatch("%s: '%s' %s" % (name, path, words), str(refusal.value)), str(refusal.value)
+            assert re.fullmatch("[^:;]+: '[^']+' [^:;]+: [^;]+; [^;]+", str(refusal.value)), str(refusal.value)
+            assert refusal.value.code == wg_monitor.EXIT_USAGE
 
 
 def test_defaults() -> None:
@@ -133,11 +215,13 @@ def test_defaults() -> None:
         state_path="",
         history_days=365,
         debug=False,
+        names=names(),
     )
 
 
-def test_a_flag_overrides_a_variable() -> None:
-    assert parse_settings({"interval": "5"}, {"INTERVAL": "7"}).interval == 5
+def test_a_flag_beats_a_variable() -> None:
+    settings = parse_settings({"interval": "5"}, {"INTERVAL": "7"})
+    assert (settings.interval, settings.names["interval"]) == (5, "--interval")
 
 
 def test_a_flag_overrides_an_invalid_variable() -> None:
@@ -149,8 +233,9 @@ def test_an_empty_value_is_unset(option: wg_monitor.Option) -> None:
     assert parse_settings({option.field: ""}, {option.variable: ""}) == parse_settings({}, {})
 
 
-def test_an_empty_flag_does_not_override_a_variable() -> None:
-    assert parse_settings({"interval": ""}, {"INTERVAL": "7"}).interval == 7
+def test_an_empty_flag_does_not_beat_a_variable() -> None:
+    settings = parse_settings({"interval": ""}, {"INTERVAL": "7"})
+    assert (settings.interval, settings.names["interval"]) == (7, "INTERVAL")
 
 
 def test_unknown_variables_are_ignored() -> None:
@@ -164,8 +249,9 @@ def test_a_key_in_place_of_a_value_is_not_printed() -> None:
 
 
 def test_every_option_is_a_field_of_the_settings() -> None:
-    assert [option.field for option in OPTIONS] == list(wg_monitor.Settings._fields)
-    assert [option.flag for option in OPTIONS] == ["--" + name.replace("_", "-") for name in wg_monitor.Settings._fields]
+    fields = [name for name in wg_monitor.Settings._fields if name != "names"]
+    assert [option.field for option in OPTIONS] == fields
+    assert [option.flag for option in OPTIONS] == ["--" + name.replace("_", "-") for name in fields]
     assert all(option.meaning for option in OPTIONS)
 
 
@@ -183,10 +269,11 @@ def refused(*arguments: str) -> str:
 @pytest.mark.parametrize(
     "arguments",
     [["--no-such-flag"], ["nonsense"], ["--interval"], ["--inter", "5"], ["check", "check"], ["--debug=maybe"]],
-    ids=["an unknown flag", "an unknown command", "no value", "half a flag", "two commands", "a value where none goes"],
+    ids=["an unknown flag", "an unknown command", "no value", "an abbreviated flag", "two commands", "an extra value"],
 )
-def test_invalid_usage(arguments: Any) -> None:
-    assert "--help" in refused(*arguments)
+def test_wrong_usage(arguments: Any) -> None:
+    words = refused(*arguments)
+    assert words.startswith("invalid usage: ") and words.endswith("; see --help")
 
 
 def test_the_message_about_invalid_usage_is_one_printable_line() -> None:

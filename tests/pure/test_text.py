@@ -117,7 +117,7 @@ TIMES = [
 def test_local_time(case: Local) -> None:
     with zone(case.zone):
         assert wg_monitor.rfc3339(case.wall) == case.shown
-        assert wg_monitor.stamp(case.wall) == case.shown[:19].replace("T", " ")
+        assert wg_monitor.stamp(int(case.wall)) == case.shown[:19].replace("T", " ")
         assert wg_monitor.utc_offset(case.wall) == case.shown[19:]
 
 
@@ -135,7 +135,7 @@ HANDSHAKES = [
     Shook("at midnight of the line's own date", AUTUMN - 36_000, "2023-10-27", "00:00:00"),
     Shook("a year before", AUTUMN - 31_536_000, "2023-10-27", "2022-10-27 10:00:00"),
     Shook("in the future", AUTUMN + 86_400, "2023-10-27", "2023-10-28 10:00:00"),
-    Shook("as late as can be parsed", wg_monitor.EPOCH_MAX, "2023-10-27", "9999-12-30 23:59:59"),
+    Shook("the latest that is parsed", wg_monitor.EPOCH_MAX, "2023-10-27", "9999-12-30 23:59:59"),
 ]
 
 
@@ -162,7 +162,7 @@ IPS = [
     Text("one network", "10.1.0.0/24", "[IPs: 10.1.0.0/24]"),
     Text("two networks", "10.1.0.0/24,fd00::/64", "[IPs: 10.1.0.0/24, fd00::/64]"),
     Text("everything", "0.0.0.0/0,::/0", "[IPs: 0.0.0.0/0, ::/0]"),
-    Text("a network that ends as a host does", "fd00::/32,fd00::1/128", "[IP: fd00::1]"),
+    Text("a network with the prefix length of an IPv4 host", "fd00::/32,fd00::1/128", "[IP: fd00::1]"),
     Text("sixteen hosts", ",".join(MANY[:16]), "[IPs: %s]" % ", ".join(BARE[:16])),
     Text("3,000 hosts are counted", ",".join(MANY), "[IPs: %s, 2984 more]" % ", ".join(BARE[:16])),
 ]
@@ -198,7 +198,7 @@ CHANGES = [
 @pytest.mark.parametrize(
     ("after", "before", "shown"),
     CHANGES,
-    ids=["another host", "no more", "a network beside the host", "another network beside the host", "the last of many"],
+    ids=["another host", "none left", "a network beside the host", "another network beside the host", "the last of many"],
 )
 def test_changed_allowed_ips(after: str, before: str, shown: str) -> None:
     assert wg_monitor.changed_ips_text(after, before) == shown

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import unicodedata
 from collections import Counter
-from typing import Dict, Iterator, List, NamedTuple, Tuple
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, NamedTuple, Set, Tuple
 
 import pytest
 
@@ -200,21 +201,53 @@ def constants(node: ast.AST) -> Iterator[str]:
             yield child.value
 
 
+REPORTERS = ("warn", "report", "Fault")
+WORDS_OF_WARNINGS = ("words", "recover", "start")  # functions whose results are texts of warnings
+
+
+def function_called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def values_of(name: str, function: ast.AST) -> Iterator[ast.AST]:
+    """What a function assigns to a variable, or yields to it in a loop."""
+    for node in ast.walk(function):
+        if isinstance(node, (ast.Assign, ast.AugAssign, ast.For)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(each, ast.Name) and each.id == name for target in targets for each in ast.walk(target)):
+                yield node.iter if isinstance(node, ast.For) else node.value
+
+
+def texts_in(value: ast.AST, function: ast.AST, functions: Dict[str, List[ast.AST]], known: Set[object]) -> Iterator[str]:
+    """The strings of a value, of the variables in it, and of the results of the functions that make texts."""
+    yield from constants(value)
+    for node in ast.walk(value):
+        if isinstance(node, ast.Name) and (function, node.id) not in known:
+            known.add((function, node.id))
+            for assigned in values_of(node.id, function):
+                yield from texts_in(assigned, function, functions, known)
+        if isinstance(node, ast.Call) and function_called(node) in WORDS_OF_WARNINGS:
+            for called in functions[function_called(node)]:
+                for result in ast.walk(called):
+                    if isinstance(result, (ast.Return, ast.Yield)) and result.value is not None:
+                        yield from texts_in(result.value, called, functions, known)
+
+
 def warnings_of_the_module() -> List[str]:
-    """The texts of `[WARN]` lines: the arguments of `note("WARN", …)`, `Trouble(…)` and `tell_loss(…)`."""
-    found = []
+    """The texts of `[WARN]` lines: the arguments of `warn(…)`, `report(…)` and, after its kind and its subject,
+    `Fault(…)`."""
+    functions: Dict[str, List[ast.AST]] = {}
     for node in ast.walk(ast.parse(read("wg_monitor.py"))):
-        if not isinstance(node, ast.Call):
-            continue
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        texts = [text for argument in node.args for text in constants(argument)]
-        if name == "Trouble":
-            found += texts[1:]
-        elif name == "note" and texts[:1] == ["WARN"]:
-            found += texts[1:]
-        elif name == "tell_loss":
-            found += texts
-    return [text for text in found if len(text.replace("%s", "").replace("%d", "").split()) >= 3]
+        if isinstance(node, ast.FunctionDef):
+            functions.setdefault(node.name, []).append(node)
+    found: List[str] = []
+    for function in [each for namesakes in functions.values() for each in namesakes]:
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and function_called(node) in REPORTERS:
+                for argument in node.args[2 if function_called(node) == "Fault" else 0 :]:
+                    found += texts_in(argument, function, functions, set())
+    texts = list(dict.fromkeys(found))
+    return [text for text in texts if len(text.replace("%s", "").replace("%d", "").split()) >= 3]
 
 
 def pattern(sentence: str) -> str:
@@ -230,7 +263,7 @@ def explained_warnings(name: str) -> List[str]:
 
 
 def test_the_module_has_warnings() -> None:
-    assert len(warnings_of_the_module()) > 10
+    assert len(warnings_of_the_module()) > 30
 
 
 @pytest.mark.parametrize("sentence", warnings_of_the_module())
@@ -252,9 +285,40 @@ def test_every_event_is_explained(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", [*READMES, HOOK, "wg-monitor.8"])
 def test_every_variable_of_the_hook_is_explained(name: str) -> None:
-    job = wg_monitor.Job(1, "ONLINE", "wg0", "", "", "", 0, 1)
+    record = wg_monitor.Record(1, wg_monitor.Event("ONLINE", 0.0, "wg0"), b"", wg_monitor.HOOK_DUE)
     documented = read(name)
-    assert not [variable for variable in wg_monitor.hook_environment(job) if variable not in documented]
+    assert not [variable for variable in wg_monitor.hook_environment(record) if variable not in documented]
+
+
+@pytest.mark.parametrize("name", [HOOK, "docs/operations.md"])
+def test_a_page_shows_what_check_reports_about_an_unfit_hook(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hook = tmp_path / "on-change"
+    hook.write_text("#!/bin/sh\n")
+    hook.chmod(0o777)
+    wg_monitor.check({}, {"ON_CHANGE_SCRIPT": str(hook)})
+    (reported,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL  hook ")]
+    assert reported.replace(str(tmp_path), "/opt/wg-monitor") in read(name).splitlines()
+
+
+def refused(attempt: Callable[[], object]) -> str:
+    with pytest.raises(wg_monitor.Refusal) as refusal:
+        attempt()
+    return "wg_monitor: %s" % refusal.value
+
+
+def test_a_page_shows_how_the_daemon_rejects_a_setting(tmp_path: Path) -> None:
+    settings = wg_monitor.parse_settings({"log_path": "/etc/trail"}, {})
+    store = str(tmp_path / "state.db")
+    holder = wg_monitor.Store(store)
+    lines = [
+        refused(lambda: wg_monitor.parse_settings({"interval": "soon"}, {})),
+        refused(lambda: wg_monitor.place_of_trail(settings)),
+        refused(lambda: wg_monitor.Store(store)).replace(store, SET_BY_UNITS["STATE_PATH"]),
+    ]
+    holder.close()
+    assert [line for line in read("docs/operations.md").splitlines() if line.startswith("wg_monitor: ")] == lines
 
 
 def hook_table(name: str) -> List[Tuple[str, ...]]:

@@ -1,12 +1,14 @@
 """Checks of the repository: lint, types, shell scripts, white space, and the installation with pip."""
 
 import ast
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
-from typing import List
+from typing import List, Set
 
 import pytest
 
@@ -69,6 +71,54 @@ def test_the_module_imports_only_the_standard_library() -> None:
     if sys.version_info < (3, 10):
         lacking("needs Python 3.10, which lists the modules of its standard library")
     assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+# A promise to whoever reads the module before it runs as root.
+CODE_LINES_MAX, STATEMENTS_MAX = 2_250, 2_050
+
+
+def code_lines(source: str) -> Set[int]:
+    """The numbers of the lines that hold code: no blank line, no comment, no docstring."""
+    empty = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    found: Set[int] = set()
+    begins = True  # a string that is a statement of its own is a docstring
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
+            begins = True
+        elif token.type not in empty and not (begins and token.type == tokenize.STRING):
+            found.update(range(token.start[0], token.end[0] + 1))
+            begins = False
+    return found
+
+
+def test_the_module_stays_within_what_people_read() -> None:
+    source = (PROJECT / "wg_monitor.py").read_text(encoding="utf-8")
+    lines = len(code_lines(source))
+    statements = sum(isinstance(node, ast.stmt) for node in ast.walk(ast.parse(source)))
+    assert lines <= CODE_LINES_MAX, "%d lines of code" % lines
+    assert statements <= STATEMENTS_MAX, "%d statements" % statements
+
+
+def test_what_is_counted_as_code() -> None:
+    source = '''"""A docstring.
+
+    Its second paragraph."""
+
+# a comment
+x = 1  # another one
+TEXT = """
+not a docstring
+"""
+
+
+def f(a,
+      b):
+    "A docstring"
+    return (a +
+
+            b)
+'''
+    assert sorted(code_lines(source)) == [6, 7, 8, 9, 12, 13, 15, 17]
 
 
 def test_pip_installs_the_command(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
-"""Records which branches of a module's functions are taken: it compiles them with a recorder in every condition."""
+"""Records which branches of a module's functions are taken. It compiles them with a recorder in every condition."""
+
+import __future__
 
 import ast
 import inspect
 import itertools
 from types import ModuleType
-from typing import Any, Dict, List, Set, Tuple
+from typing import Any, Dict, List, Set, Tuple, Union
 
 
 class Recorder(ast.NodeTransformer):
-    """Wraps every condition of a function and records its outcomes."""
+    """Wraps every condition of a function and records its outcomes.
+
+    It also records that a function, the body of a loop and the element of a comprehension are reached."""
 
     def __init__(self, source: str) -> None:
         self.source = source.splitlines()
@@ -60,10 +64,20 @@ class Recorder(ast.NodeTransformer):
         return node
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
-        """The last operand decides no branch of its own."""
+        """Skips the last operand: it decides no branch of its own."""
         self.generic_visit(node)
         node.values[:-1] = [self.mark(value, value, True, False) for value in node.values[:-1]]
         return node
+
+    def visit_ListComp(self, node: Union[ast.ListComp, ast.SetComp, ast.GeneratorExp]) -> ast.AST:
+        """Treats the element of a comprehension like the body of a loop."""
+        self.generic_visit(node)
+        true = ast.copy_location(ast.Constant(True, kind=None), node.elt)
+        both = ast.BoolOp(ast.And(), [self.mark(node.elt, true, True), node.elt])
+        node.elt = ast.copy_location(both, node.elt)
+        return node
+
+    visit_SetComp = visit_GeneratorExp = visit_ListComp
 
     def visit_comprehension(self, node: ast.comprehension) -> ast.AST:
         self.generic_visit(node)
@@ -72,9 +86,9 @@ class Recorder(ast.NodeTransformer):
 
 
 def record(module: ModuleType, section: str) -> Tuple[Dict[str, Any], Recorder]:
-    """A module's names, with the functions of one section recorded, and the recorder.
+    """Returns a module's names, with the functions of one section under a recorder, and the recorder.
 
-    A section reaches from its heading `# --- Title ---` to the next heading."""
+    A section extends from its heading `# --- Title ---` to the next heading."""
     source = inspect.getsource(module)
     headings = [number for number, line in enumerate(source.splitlines(), 1) if line.startswith("# --- ")]
     ends = dict(itertools.zip_longest(headings, headings[1:]))
@@ -84,5 +98,6 @@ def record(module: ModuleType, section: str) -> Tuple[Dict[str, Any], Recorder]:
     recorder = Recorder(source)
     ast.fix_missing_locations(recorder.visit(tree))
     names = dict(vars(module), _saw=recorder.saw)
-    exec(compile(tree, inspect.getfile(module), "exec"), names)
+    flags = __future__.annotations.compiler_flag  # Python 3.7 cannot evaluate the annotations
+    exec(compile(tree, inspect.getfile(module), "exec", flags), names)
     return names, recorder

@@ -135,12 +135,12 @@ def rotate(fault: Fault) -> None:
     """logrotate is as fast as it can be: between the store and the trail, and then the write is cut short."""
     save = wg_monitor.Store.save
 
-    def save_(self: wg_monitor.Store, *arguments: Any) -> None:
-        save(self, *arguments)
+    def save_(self: wg_monitor.Store, *arguments: Any, **more: Any) -> None:
+        save(self, *arguments, **more)
         if fault.seam == ROTATED and fault.left == 1 and os.path.exists(TRAIL):
             os.rename(TRAIL, "%s.%020d" % (TRAIL, time.time_ns()))
 
-    wg_monitor.Store.save = save_  # type: ignore[assignment, method-assign]
+    wg_monitor.Store.save = save_  # type: ignore[method-assign]
 
 
 def cut_lines(fault: Fault) -> None:
@@ -149,7 +149,7 @@ def cut_lines(fault: Fault) -> None:
         return
     first = wg_monitor.Trail.__init__.__code__.co_firstlineno
     last = wg_monitor.Wakeup.__init__.__code__.co_firstlineno
-    loop = wg_monitor.Monitor.open.__code__.co_firstlineno
+    loop = wg_monitor.Monitor.note.__code__.co_firstlineno
 
     def trace(frame: FrameType, what: str, argument: Any) -> Optional[Callable[..., Any]]:
         number = frame.f_code.co_firstlineno

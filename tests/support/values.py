@@ -1,20 +1,21 @@
-"""What the tests of the pure part share: the text of wg, made from a few words, and readings of it one after another.
+"""Helpers of the pure tests: they build the output of wg from a few words and play readings one after another.
 
-Times in the cases are seconds since START; a peer's key is its name, filled up.
+Times in the cases are seconds since START. A peer's key is its name, padded.
 """
 
 import os
 import time
+from array import array
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import wg_monitor
-from wg_monitor import EMPTY, NEVER, Event, Identity, Memo, Moment, Reading, Settings, Table
+from wg_monitor import NEVER, Event, Identity, Memo, Moment, PeerLine, Reading, Row, Settings, Table
 
 START = Moment(1_700_000_000.0, 5_000.0)
 NEVER_SHOOK = -START.wall  # the handshake 0
 
-# They look like what they stand for, so that a pattern that catches real ones catches them.
+# These keys have the form of real ones, so that a pattern for real ones matches them.
 PRIVATE_KEY = "cHJpdmF0ZSBrZXkgb2YgYW4gaW50ZXJmYWNlLCBhYmM="
 PRESHARED_KEY = "cHJlc2hhcmVkIGtleSBvZiBhIHBlZXIsIGFiY2RlZmc="
 SECRETS = (PRIVATE_KEY, PRESHARED_KEY)
@@ -22,12 +23,12 @@ SECRETS = (PRIVATE_KEY, PRESHARED_KEY)
 
 def set_zone() -> None:
     time.tzset()
-    wg_monitor.stamp_of.cache_clear()
+    wg_monitor.stamp.cache_clear()
 
 
 @contextmanager
 def zone(name: str) -> Iterator[None]:
-    """Local time as it is there."""
+    """Local time in another time zone."""
     before = os.environ.get("TZ")
     os.environ["TZ"] = name
     set_zone()
@@ -49,7 +50,7 @@ def name_of(public_key: str) -> str:
 
 
 class P(NamedTuple):
-    """A peer, as the cases write it."""
+    """A peer in the short form of the cases."""
 
     name: str
     shook: float = NEVER_SHOOK
@@ -70,7 +71,7 @@ def peer_line(interface: str, p: P) -> str:
 
 
 def dump(name: str, *peers: P) -> str:
-    """What `wg show all dump` prints of one interface."""
+    """What `wg show all dump` prints about one interface."""
     return interface_line(name) + "".join(peer_line(name, p) for p in peers)
 
 
@@ -79,34 +80,41 @@ def unreadable(*names: str) -> str:
 
 
 def chosen(**changes: Any) -> Settings:
-    """The default settings, but for some."""
+    """The default settings, except some."""
     return wg_monitor.parse_settings({}, {})._replace(**changes)
 
 
 def at(seconds: float, step: float = 0.0) -> Moment:
-    """`step`: how far the wall clock has been set forward since the start."""
+    """`step`: how far the wall clock was set forward since the start."""
     return Moment(START.wall + seconds + step, START.boot + seconds)
 
 
 def read(
     text: str,
     complaints: str = "",
-    table: Table = EMPTY,
+    table: Optional[Table] = None,
     memo: Optional[Memo] = None,
-    boot: float = START.boot,
     settings: Optional[Settings] = None,
 ) -> Tuple[Reading, Memo]:
     memo = memo or Memo()
-    return wg_monitor.parse(blocks(text.encode()), complaints, memo, table.peers, settings or chosen(), boot), memo
+    names = [identity[0] for identity in table.rows] if table else []
+    wanted = (settings or chosen()).interface
+    return wg_monitor.parse(blocks(text.encode()), complaints, memo, names, wanted), memo
+
+
+def whole_lines(reading: Reading) -> List[PeerLine]:
+    """The peers of a reading. It must have no line that shows nothing but new counters."""
+    assert all(isinstance(line, PeerLine) for line in reading.peers)
+    return [line for line in reading.peers if isinstance(line, PeerLine)]
 
 
 def give(monitor: wg_monitor.Monitor, text: str, complaints: str = "") -> None:
-    """A reading, as if `wg` had said that."""
+    """Takes a reading as if `wg` had printed this."""
     monitor.take(wg_monitor.Answer(len(text), complaints, ""), blocks(text.encode()))
 
 
 def blocks(text: bytes, size: int = 300) -> List[bytes]:
-    """Whole lines, each time at least so many bytes of them: the monitor reads 64 KiB at once."""
+    """The text in blocks of whole lines, each of at least `size` bytes. The monitor itself reads 64 KiB at once."""
     found: List[bytes] = []
     while text:
         end = text.index(b"\n", min(size, len(text)) - 1) + 1
@@ -117,10 +125,10 @@ def blocks(text: bytes, size: int = 300) -> List[bytes]:
 
 def told(event: Event) -> str:
     """An event in a few words."""
-    if event.peer is None:
-        words = "%s %s %d" % (event.kind, event.iface, event.peers)
-        return words + (" %d online" % event.online if event.kind == "IFDOWN" else "")
-    words = "%s %s %s" % (event.kind, event.iface, name_of(event.peer.identity[1]))
+    if event.public_key is None:
+        words = "%s %s %d" % (event.kind, event.interface, event.peers)
+        return words + (" %d online" % event.online_peers if event.kind == "IFDOWN" else "")
+    words = "%s %s %s" % (event.kind, event.interface, name_of(event.public_key))
     if event.new:
         words += " new"
     if event.before:
@@ -129,32 +137,31 @@ def told(event: Event) -> str:
 
 
 def figures(event: Event) -> str:
-    """The session that an event begins or ends, in a few words; times since START."""
-    ended = event.ended
+    """The session that an event begins or ends, in a few words. Times are seconds since START."""
+    ended, session = event.ended, event.session
     if ended is None:
-        session = event.peer.session if event.peer else None
         return "%s at %g" % (event.kind, session.start - START.wall) if session else event.kind
     return "%s %s: %g to %g, %g long, %d in, %d out, %s" % (
         event.kind,
         ended.reason,
-        ended.start - START.wall,
+        ended.session.start - START.wall,
         ended.last_seen - START.wall,
         ended.length,
         ended.received,
-        ended.transmitted,
-        ended.endpoints,
+        ended.sent,
+        ended.session.endpoints,
     )
 
 
 class Step(NamedTuple):
-    """One reading, and what it has to bring about."""
+    """One reading, and the events that it must cause."""
 
     at: float
     text: str
     events: Sequence[str] = ()
     complaints: str = ""
-    clock: float = 0.0  # how far the wall clock has been set
-    restart: bool = False  # the monitor was started anew before, in the same boot, with its store
+    clock: float = 0.0  # how far the wall clock was set
+    restart: bool = False  # the monitor restarts before the reading, in the same boot, with its store
 
 
 class Case(NamedTuple):
@@ -168,34 +175,47 @@ class Case(NamedTuple):
 
 
 def play(case: Case, names: Mapping[str, Any]) -> List[List[str]]:
-    """What the case's readings bring about, decided by the functions in `names`."""
-    table = EMPTY
+    """The events of each reading of a case, as the functions in `names` decide them."""
+    table = Table()
     memo: Optional[Memo] = None
     happened = []
     numbers: List[int] = []
     for step in case.steps:
         if step.restart:
-            table, memo = table._replace(last=None, due=NEVER), None
+            table.last, table.due, memo = None, NEVER, None
         now = at(step.at, step.clock)
-        reading, memo = read(step.text, step.complaints, table, memo, now.boot, case.settings)
-        table, events = names["decide"](table, reading, now, case.settings)
+        reading, memo = read(step.text, step.complaints, table, memo, case.settings)
+        events = names["decide"](table, reading, now, case.settings)
         happened.append([case.words(event) for event in events])
-        numbers += [e.peer.session.number for e in events if e.kind == "ONLINE" and e.peer and e.peer.session]
+        numbers += [event.session.number for event in events if event.kind == "ONLINE" and event.session]
         judge(table, reading, now)
     assert numbers == list(range(1, len(numbers) + 1))
     return happened
 
 
 def judge(table: Table, reading: Reading, now: Moment) -> None:
-    """What a table says of itself."""
+    """Checks that the parts of a table agree."""
     assert table.last == now
-    assert table.online == sum(known.session is not None for known in table.peers.values())
-    if not (reading.spoiled or reading.unreadable):
-        assert table.due > now.boot  # all that can have become old has been looked at
+    assert table.online == sum(row.session is not None for row in table.rows.values())
+    if not (reading.invalid or reading.unreadable):
+        assert table.due > now.boot  # every peer that could age out was checked
+
+
+def plain(value: Any) -> Any:
+    """A value that can be compared and kept. Rows, tables and memos become their present contents."""
+    if isinstance(value, (Row, Memo)):
+        return (type(value), *(plain(getattr(value, name)) for name in value.__slots__))
+    if isinstance(value, Table):
+        return (Table, *((name, plain(part)) for name, part in sorted(vars(value).items())))
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple, array)):
+        return (type(value), *map(plain, value))
+    return value
 
 
 def ids(cases: Sequence[Any]) -> List[str]:
-    """Names that read as sentences."""
+    """The names of the cases, for pytest."""
     return [str(case[0]) for case in cases]
 
 

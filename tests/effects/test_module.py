@@ -1,0 +1,128 @@
+"""The module as a program: one name however it is started, and one form for everything that it refuses."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Dict, List, NamedTuple
+
+import pytest
+
+from harness import MODULE, PROJECT, command_line
+from values import ids
+
+# Every start runs this before the program and the rest of it after the program. The second module is a file of its own
+# that imports the daemon by its name, as wg_report.py does.
+SITE = """
+import atexit
+
+@atexit.register
+def compare():
+    import sys
+    import second
+    program = sys.modules["__main__"].main.__globals__
+    names = [name for name, value in program.items() if isinstance(value, type) and value.__module__ == program["__name__"]]
+    print("classes:", len(names))
+    print("differ:", [name for name in names if getattr(second.wg_monitor, name) is not program[name]])
+    print("one module:", vars(second.wg_monitor) is program)
+    print("copies:", sum(getattr(module, "Refusal", None) is not None for module in set(sys.modules.values())))
+"""
+SECOND = "import wg_monitor\n"
+
+
+class Start(NamedTuple):
+    name: str
+    command: List[str]
+
+
+def launcher() -> str:
+    """The command as install.sh lays it."""
+    text = (PROJECT / "install.sh").read_text(encoding="utf-8")
+    return text.partition('>"$scratch/command" <<END\n')[2].partition("END\n")[0].replace("$PROGRAM_DIR", str(PROJECT))
+
+
+STARTS = [
+    Start("run as a script", [str(MODULE)]),
+    Start("run with -m", ["-m", "wg_monitor"]),
+    Start("imported by its launcher", ["launcher"]),
+    Start("imported", ["-c", "from wg_monitor import main; import sys; sys.exit(main())"]),
+]
+
+
+@pytest.mark.parametrize("case", STARTS, ids=ids(STARTS))
+def test_a_second_file_gets_the_same_classes_however_the_daemon_is_started(tmp_path: Path, case: Start) -> None:
+    """A Refusal that the second file raises has to be the one that main() catches."""
+    (tmp_path / "sitecustomize.py").write_text(SITE)
+    (tmp_path / "second.py").write_text(SECOND)
+    (tmp_path / "launcher").write_text(launcher())
+    assert "from wg_monitor import main" in launcher()
+    command = [str(tmp_path / part) if part == "launcher" else part for part in case.command]
+    done = subprocess.run(
+        [sys.executable, *command, "--version"],
+        cwd=str(PROJECT),
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": "%s:%s" % (tmp_path, PROJECT), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    said: Dict[str, str] = dict(line.split(": ") for line in done.stdout.splitlines() if ": " in line)
+    assert int(said["classes"]) > 20, done.stdout
+    assert (said["differ"], said["one module"]) == ("[]", "True"), done.stdout
+    assert said["copies"] == "1", "a copy of the module: %s" % done.stdout
+
+
+# --- Refusals -----------------------------------------------------------------------------------------------------
+
+
+class Refused(NamedTuple):
+    name: str
+    arguments: List[str]
+    variables: Dict[str, str]
+    words: str
+    code: int = 2
+
+
+REFUSED = [
+    Refused(
+        "a flag",
+        ["--interval", "soon"],
+        {},
+        "--interval: 'soon' is invalid: no default replaces it; use whole seconds from 1 to 31536000",
+    ),
+    Refused(
+        "a variable",
+        ["--from-environment"],
+        {"INTERVAL": "soon"},
+        "INTERVAL: 'soon' is invalid: no default replaces it; use whole seconds from 1 to 31536000",
+    ),
+    Refused(
+        "a flag that overrides a variable",
+        ["--from-environment", "--log-format=xml"],
+        {"LOG_FORMAT": "json"},
+        "--log-format: 'xml' is invalid: no default replaces it; use text or json",
+    ),
+    Refused(
+        "what could forge a line",
+        ["--liveness", "a\x1b[31m\n[ERROR] forged"],
+        {},
+        "--liveness: 'a?[31m [ERROR] forged' is invalid: no default replaces it; use handshake or traffic",
+    ),
+    Refused("an unknown flag", ["--no-such-flag"], {}, "invalid usage: unknown argument '--no-such-flag'; see --help"),
+]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=ids(REFUSED))
+def test_a_refusal_is_one_line_that_names_the_setting_as_it_was_given(case: Refused) -> None:
+    done = command_line(*case.arguments, environment=case.variables)
+    assert (done.stderr, done.stdout) == ("wg_monitor: %s\n" % case.words, "")
+    assert done.returncode == case.code
+
+
+def test_check_shows_a_refusal_in_the_same_form() -> None:
+    done = command_line("check", "--interval", "soon")
+    (line,) = [line for line in done.stdout.splitlines() if re.match(r"\S+ +settings ", line)]
+    words = "--interval: 'soon' is invalid: no default replaces it; use whole seconds from 1 to 31536000"
+    assert line == "FAIL  settings     " + words
+    assert done.returncode == 2
