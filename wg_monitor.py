@@ -2366,7 +2366,7 @@ class Monitor:
                 loaded = store.load(self.settings, now)
                 break
             except StoreFault as caught:
-                fault, aside = caught, self.move_aside(caught)
+                fault, aside = caught, self.move_aside(caught) or aside
                 if not aside:
                     break
         if loaded is None:

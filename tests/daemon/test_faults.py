@@ -179,6 +179,21 @@ def test_the_daemon_starts_while_the_stores_file_system_fails(place: DiskPlace, 
     assert rows(place, "SELECT reason FROM sessions") == [("removed",)]
 
 
+def test_the_daemon_names_the_damaged_store_when_the_new_one_fails_too(place: DiskPlace) -> None:
+    disk = place.memory(place.path / "disk", 1024)
+    (disk.seen / "state.db").write_bytes(b"this is a letter to my aunt\n" * 300)
+    disk.fill()
+    place.device(peers=[device.peer(1, int(time.time()))])
+    monitor = place.start("--state-path", str(disk.path / "state.db"))
+    monitor.match(r"\[WARN\] .*/state.db cannot be used: .*; changes are kept in memory")
+    aside = monitor.match(r"\[WARN\] The damaged store is kept as .*/(state.db.damaged-.*)").group(1)
+    monitor.match("ONLINE .* new .*")
+    assert (disk.seen / aside).read_bytes().startswith(b"this is a letter")
+    disk.free()
+    monitor.match(r"\[WARN\] .*/state.db can be used again after \d+s")
+    assert monitor.stop() == 0
+
+
 def test_trail_and_store_on_one_full_disk(place: DiskPlace) -> None:
     """All lines stay in memory and are then written exactly once."""
     disk = place.memory(place.logs, 1024)
