@@ -2492,6 +2492,7 @@ class Monitor:
         if watched is not None:
             gap = now.boot - watched.boot if self.same_boot else max(0.0, now.wall - watched.wall)
             events = add_gap(self.table, events, last, watched, gap)
+            self.checkpoint = time.monotonic()  # all rows changed: a crash must not lose that
         self.counts["skipped"] += sum(reading.invalid.values())
         self.faults.compare(faults, reading.interfaces)
         self.counts["events"] += len(events)

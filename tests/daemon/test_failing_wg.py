@@ -2,6 +2,9 @@
 
 import os
 import re
+import signal
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -35,6 +38,28 @@ def test_while_wg_fails_readings_are_missing_and_nothing_else(place: Place, beha
     place.settle()
     assert monitor.stop() == 0
     assert len(events(monitor)) == 3
+
+
+def test_a_kill_after_a_late_first_reading_loses_no_unwatched_time(place: Place) -> None:
+    """The gap is known at the first reading, also if an attempt failed before it: that reading saves it at once."""
+    state = place.path / "state.db"
+    wg0 = place.device(peers=[peer(1, now())])
+    place.wg('exec %s "$@"' % place.real_wg)
+    first = place.start("--state-path", str(state))
+    first.match("ONLINE .*")
+    wg0.settle()
+    first.stop(signal.SIGKILL)
+    place.wg("exit 3")
+    second = place.start("--state-path", str(state))
+    second.match(r"\[WARN\] No reading: .*")
+    place.settle()
+    place.wg('exec %s "$@"' % place.real_wg)
+    second.match(r"\[WARN\] Readings resumed after .*")
+    wg0.settle()
+    second.stop(signal.SIGKILL)
+    with closing(sqlite3.connect(str(state))) as database:
+        ((unwatched,),) = database.execute("SELECT unwatched FROM sessions")
+    assert unwatched > 0
 
 
 def test_a_wg_that_disappears_is_reported_until_it_is_back(place: Place) -> None:
