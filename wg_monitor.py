@@ -2475,7 +2475,7 @@ class Monitor:
         begins = "No reading: %s; peers keep their state" % why
         since = NEVER if self.table.last is None else self.table.last.boot
         self.faults.begin(Fault("reading", "", begins, "Readings resumed", since))
-        self.conclude(False)
+        self.conclude(read=False)
 
     def take(self, answer: Answer, blocks: Iterable[bytes]) -> None:
         now = self.reading_at = moment()
@@ -2488,11 +2488,11 @@ class Monitor:
         names = (identity[0] for identity in self.table.rows)
         reading = parse(blocks, answer.complaints, self.memo, names, self.settings.interface)
         faults, last = faults_of(reading, self.table, self.settings), self.table.sessions
+        first = self.table.last is None  # it may change every row, which a crash must not lose
         events = decide(self.table, reading, now, self.settings)
         if watched is not None:
             gap = now.boot - watched.boot if self.same_boot else max(0.0, now.wall - watched.wall)
             events = add_gap(self.table, events, last, watched, gap)
-            self.checkpoint = time.monotonic()  # all rows changed: a crash must not lose that
         self.counts["skipped"] += sum(reading.invalid.values())
         self.faults.compare(faults, reading.interfaces)
         self.counts["events"] += len(events)
@@ -2501,16 +2501,16 @@ class Monitor:
         peers = counted(len(self.table.rows), "peer")
         self.note("DEBUG", "Reading: %d of %s online, %d bytes" % (self.table.online, peers, answer.size))
         self.reading_at = None
-        self.conclude(True)
+        self.conclude(read=True, first=first)
 
-    def conclude(self, read: bool) -> None:
+    def conclude(self, read: bool, first: bool = False) -> None:
         # The end of a reading, or of the attempt.
         now = time.monotonic()
         due = now >= self.checkpoint
         if due:
             self.checkpoint = now + CHECKPOINT_S
             self.prune_history()
-        self.flush(checkpoint=read and (due or not self.ready))
+        self.flush(checkpoint=read and (due or first))
         if read and not gc.isenabled():
             gc.freeze()  # the table stays: the collector would look at each of its rows, again and again
             gc.set_threshold(VALUES_PER_COLLECTION)
