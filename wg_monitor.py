@@ -63,6 +63,9 @@ LINES_IN_BATCH = 10_000  # between two updates of the store
 BACKLOG_MAX = 100_000  # lines kept in memory while a sink fails
 CONSOLE_PATIENCE_S = 0.5
 LOCKED_S = 0.1  # we are the only writer: whoever else locks the database does not delay readings
+STORE_PATIENCE_S = 30  # at the start, for a store that somebody else has locked
+HOOKS_HELD_S = 300  # for a store that cannot be loaded: it may know older runs, but the hook may be a firewall's
+UNNOTED = 1_000_000  # more numbers than a power failure takes from a file that is written without waiting
 CHECKPOINT_S = 300
 PRUNE_ROWS = 5000  # deleted per checkpoint at most, so that no reading is late
 WAL_PAGES = 1000  # SQLite's own default for wal_autocheckpoint
@@ -194,7 +197,7 @@ class Row:
 
     __slots__ = (
         "identity", "endpoint", "allowed_ips", "handshake", "shown", "made", "rx", "tx", "past_rx", "past_tx",
-        "heard", "sent", "session", "unsaved",
+        "heard", "sent", "session", "ended", "ended_wall", "unsaved",
     )  # fmt: skip
 
     def __init__(self, identity: Identity, rx: int = 0, tx: int = 0) -> None:
@@ -208,6 +211,7 @@ class Row:
         self.heard = NEVER  # boot time of the reading that last saw `rx` grow
         self.sent = tx  # `tx` at the last sign of life
         self.session: Session | None = None
+        self.ended = self.ended_wall = NEVER  # the last sign of life in the former session, on both clocks
         self.unsaved = True
 
     @property
@@ -248,8 +252,8 @@ class Event(NamedTuple):
     allowed_ips: str | None = None
     handshake: int | None = None  # the last one known; 0 = never
     online: int | None = None  # 1 or 0, after the event
+    new: bool = False  # the peer was not known
     session: Session | None = None  # the open one, after the event
-    new: bool = False
     before: str = ""  # ROAMING: the former endpoint, CHANGED: the former allowed IPs
     ended: Ended | None = None
     peers: int = 0  # IFUP, IFDOWN
@@ -271,6 +275,10 @@ class Record(NamedTuple):
     event: Event
     line: bytes
     hook: int  # HOOK_DUE = it runs the hook
+
+    @property
+    def peer(self) -> tuple[str | None, str | None]:
+        return self.event.interface, self.event.public_key
 
 
 # Where the next line of the trail goes.
@@ -360,13 +368,10 @@ def short_key(key: str) -> str:
 def duration(seconds: float) -> str:
     # Two units at most: 45s, 2m 10s, 3h 5m, 2d 4h.
     s = int(max(0.0, seconds))
-    if s < 60:
-        return "%ds" % s
-    if s < 3600:
-        return "%dm %ds" % (s // 60, s % 60)
-    if s < DAY_S:
-        return "%dh %dm" % (s // 3600, s % 3600 // 60)
-    return "%dd %dh" % (s // DAY_S, s % DAY_S // 3600)
+    for text, unit, lesser in (("%dd %dh", DAY_S, 3600), ("%dh %dm", 3600, 60), ("%dm %ds", 60, 1)):
+        if s >= unit:
+            return text % (s // unit, s % unit // lesser)
+    return "%ds" % s
 
 
 def counted(number: int, noun: str) -> str:
@@ -527,11 +532,8 @@ class Parser:
         try:
             for number, line, owner, digest in entries:
                 head, rx, tx, keepalive = line.rsplit(b"\t", 3)
-                if (
-                    rx.isdigit()
-                    and tx.isdigit()
-                    and (keepalive == b"off" or keepalive.isdigit() and len(keepalive) < 6)
-                ):
+                steady = keepalive == b"off" or (keepalive.isdigit() and len(keepalive) < 6)
+                if steady and rx.isdigit() and tx.isdigit():
                     moved = (owner, int(rx), int(tx))
                     if moved[1] <= COUNTER_MAX >= moved[2]:
                         if hash(head) == digest:
@@ -813,8 +815,8 @@ def silence(row: Row) -> str:
 
 
 def event_of(kind: str, row: Row, now: Moment, **more: Any) -> Event:
-    peer = (*row.identity, row.endpoint, row.allowed_ips, row.shown, int(row.session is not None), row.session)
-    return Event(kind, now.wall, *peer, **more)
+    peer = (*row.identity, row.endpoint, row.allowed_ips, row.shown, int(row.session is not None))
+    return Event(kind, now.wall, *peer, session=row.session, **more)
 
 
 def begin_session(table: Table, row: Row, totals: tuple[int, int], now: Moment, settings: Settings) -> None:
@@ -824,6 +826,8 @@ def begin_session(table: Table, row: Row, totals: tuple[int, int], now: Moment, 
     if now.boot - began >= settings.threshold:  # not the handshake but received bytes brought the peer online
         began = sign_of_life(row, settings)
         start = now.wall - (now.boot - began)
+    if row.ended > began:  # a higher threshold or another sign of life than before: sessions do not overlap
+        start, began = row.ended_wall, row.ended
     table.sessions += 1
     table.online += 1
     table.due = min(table.due, sign_of_life(row, settings) + settings.threshold)
@@ -841,7 +845,7 @@ def end_session(table: Table, row: Row, session: Session, reason: str, now: Mome
         if last < 0:  # before this boot, when the wall clock may have been another
             last_seen = session.start + last - session.began
     table.online -= 1
-    row.session = None
+    row.session, row.ended, row.ended_wall = None, last, last_seen
     row.unsaved = True
     received = max(0, row.received - session.received_before)
     sent = max(0, row.transmitted - session.sent_before)
@@ -871,6 +875,39 @@ def add_gap(table: Table, events: list[Event], last: int, watched: Moment, gap: 
             event = event._replace(ended=ended._replace(session=session))
         spanning.append(event)
     return spanning
+
+
+def take_over(table: Table, past: Table, gone: AbstractSet[Any], last: int, gap: float) -> dict[int, Session]:
+    """Adds what a store remembers, `past`, to the table of a run that began without it, `gap` seconds later.
+
+    A session of the store goes on as the one that the first reading of this run began, if that one, up to number `last`,
+    is still open. `gone`: the peers that this run has removed. Returns the sessions that go on, by number."""
+    sessions: dict[int, Session] = {}
+    for identity, old in past.rows.items():
+        row, session = table.rows.get(identity), old.session
+        if row is None and identity not in gone:  # the next reading says what has become of it
+            table.rows[identity] = old
+            table.online += session is not None
+        if row is not None:
+            row.shown, row.endpoint = row.shown or old.shown, row.endpoint or old.endpoint
+            row.ended, row.ended_wall = max((row.ended, row.ended_wall), (old.ended, old.ended_wall))
+            own = row.session
+            if own is not None and session is not None and own.number <= last:
+                row.session = sessions[own.number] = joined(session, old, own, gap)
+    for name, interface in past.interfaces.items():
+        table.interfaces.setdefault(name, interface)
+    table.sessions, table.due = max(table.sessions, past.sessions), NEVER
+    return sessions
+
+
+def joined(session: Session, old: Row, own: Session, gap: float) -> Session:
+    # A session of the store that goes on as `own`, on the counters of this run: one that was lower had restarted.
+    rx = old.past_rx + (old.rx if own.received_before < old.rx else 0)
+    tx = old.past_tx + (old.tx if own.sent_before < old.tx else 0)
+    endpoints = [*dict.fromkeys((session.endpoints + " " + own.endpoints).split())]
+    session = session._replace(received_before=session.received_before - rx, sent_before=session.sent_before - tx)
+    unwatched = session.unwatched + gap + own.unwatched
+    return session._replace(unwatched=unwatched, endpoints=" ".join(endpoints[-ENDPOINTS_MAX:]))
 
 
 def forget(table: Table, now: Moment, history_days: int) -> list[str]:
@@ -981,19 +1018,12 @@ def runs_hook(event: Event, settings: Settings) -> bool:
 def hook_environment(record: Record) -> dict[str, str]:
     # All that the hook gets. It inherits nothing: the monitor's own environment is the service manager's.
     event = record.event
-    return {
-        "PATH": SEARCH_PATH,
-        "LANG": "C.UTF-8",
-        "HOME": "/",
-        "PEER_EVENT": event.kind,
-        "PEER_IFACE": event.interface or "",
-        "PEER_PUBKEY": event.public_key or "",
-        "PEER_ENDPOINT": event.endpoint or "",
-        "PEER_ALLOWED_IPS": event.allowed_ips or "",
-        "PEER_HANDSHAKE": str(event.handshake or 0),
-        "PEER_ONLINE": str(event.online or 0),
-        "PEER_SEQ": str(record.seq),
-    }
+    environment = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", "HOME": "/"}
+    environment.update(PEER_EVENT=event.kind, PEER_IFACE=event.interface or "", PEER_PUBKEY=event.public_key or "")
+    environment.update(PEER_ENDPOINT=event.endpoint or "", PEER_ALLOWED_IPS=event.allowed_ips or "")
+    environment.update(PEER_HANDSHAKE=str(event.handshake or 0), PEER_ONLINE=str(event.online or 0))
+    environment.update(PEER_SEQ=str(record.seq))
+    return environment
 
 
 def started_text(settings: Settings) -> str:
@@ -1023,19 +1053,16 @@ def find_wg() -> str:
 
 def exit_words(status: int) -> str:
     # How a child ended: its exit status, or as a negative number the signal that ended it.
+    if status >= 0:
+        return "exited with status %d" % status
     names = {int(number): number.name for number in signal.Signals}
-    return (
-        "exited with status %d" % status
-        if status >= 0
-        else "was ended by %s" % names.get(-status, "signal %d" % -status)
-    )
+    return "was ended by %s" % names.get(-status, "signal %d" % -status)
 
 
 def kill_group(pid: int) -> None:
     # Kills a child that leads its own session, and all processes of that session.
-    with suppress(
-        ProcessLookupError, PermissionError
-    ):  # it has ended, or runs as a user whose processes we may not kill
+    # It may have ended, or run as a user whose processes we may not kill.
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 
 
@@ -1367,53 +1394,85 @@ def find_inode(directory: str, position: Position) -> int:
 
 # --- Effects: the store -------------------------------------------------------------------------------------------
 
-SCHEMA = 2
+SCHEMA = 3
+
+# What events say about the addresses of peers, in tables of their own. The time of an address that stays in use is
+# written once a day: that keeps a storm cheap.
+FILL_IPS = """INSERT INTO allowed_ips
+    SELECT NULL, interface, public_key, wall, CASE WHEN kind <> 'REMOVED' THEN allowed_ips END
+    FROM events WHERE seq >= ? AND (new OR kind IN ('CHANGED', 'REMOVED'))"""
+FILL_ADDRESSES = """INSERT INTO addresses
+    SELECT interface, public_key, trim(rtrim(rtrim(endpoint, '0123456789'), ':'), '[]'), wall, wall
+    FROM events WHERE seq >= ? AND kind IN ('ONLINE', 'ROAMING') AND endpoint <> '' ON CONFLICT
+    (interface, public_key, address) DO UPDATE SET last_seen = excluded.last_seen
+    WHERE excluded.last_seen > last_seen + 86400"""
 
 # Plain SQL that SQLite 3.27 knows. Times are seconds; `wall` since the epoch, `boot` since the machine's start.
 # Inodes and devices are text: they are unsigned 64-bit numbers, which SQLite's integers cannot hold.
 MIGRATIONS = (
-    """
-    CREATE TABLE monitor (
-        one INTEGER PRIMARY KEY CHECK (one = 1), boot_id TEXT NOT NULL, wall REAL NOT NULL, boot REAL NOT NULL,
-        complete REAL, steady REAL NOT NULL, device TEXT, inode TEXT, size INTEGER, written INTEGER NOT NULL);
-    CREATE TABLE interfaces (
-        name TEXT PRIMARY KEY, up INTEGER NOT NULL, read REAL, wall REAL NOT NULL) WITHOUT ROWID;
-    CREATE TABLE peers (
-        interface TEXT NOT NULL, public_key TEXT NOT NULL, endpoint TEXT NOT NULL, allowed_ips TEXT NOT NULL,
-        handshake INTEGER NOT NULL, shown INTEGER NOT NULL, made REAL, rx INTEGER NOT NULL, tx INTEGER NOT NULL,
-        past_rx INTEGER NOT NULL, past_tx INTEGER NOT NULL, heard REAL, heard_wall REAL, sent INTEGER NOT NULL,
-        session INTEGER, PRIMARY KEY (interface, public_key)) WITHOUT ROWID;
-    CREATE TABLE sessions (
-        number INTEGER PRIMARY KEY, interface TEXT NOT NULL, public_key TEXT NOT NULL, start REAL NOT NULL,
-        began REAL NOT NULL, received_before INTEGER NOT NULL, sent_before INTEGER NOT NULL,
+    """CREATE TABLE monitor (one INTEGER PRIMARY KEY CHECK (one = 1), boot_id TEXT NOT NULL, wall REAL NOT NULL,
+        boot REAL NOT NULL, complete REAL, steady REAL NOT NULL, device TEXT, inode TEXT, size INTEGER,
+        written INTEGER NOT NULL);
+    CREATE TABLE interfaces (name TEXT PRIMARY KEY, up INTEGER NOT NULL, read REAL, wall REAL NOT NULL) WITHOUT ROWID;
+    CREATE TABLE peers (interface TEXT NOT NULL, public_key TEXT NOT NULL, endpoint TEXT NOT NULL,
+        allowed_ips TEXT NOT NULL, handshake INTEGER NOT NULL, shown INTEGER NOT NULL, made REAL, rx INTEGER NOT NULL,
+        tx INTEGER NOT NULL, past_rx INTEGER NOT NULL, past_tx INTEGER NOT NULL, heard REAL, heard_wall REAL,
+        sent INTEGER NOT NULL, session INTEGER, PRIMARY KEY (interface, public_key)) WITHOUT ROWID;
+    CREATE TABLE sessions (number INTEGER PRIMARY KEY, interface TEXT NOT NULL, public_key TEXT NOT NULL,
+        start REAL NOT NULL, began REAL NOT NULL, received_before INTEGER NOT NULL, sent_before INTEGER NOT NULL,
         endpoints TEXT NOT NULL, unwatched REAL NOT NULL, last_seen REAL, detected REAL, length REAL,
         received INTEGER, sent INTEGER, reason TEXT);
     CREATE INDEX sessions_of_peer ON sessions (public_key, interface, start);
-    CREATE INDEX sessions_open ON sessions (number) WHERE reason IS NULL;
-    CREATE INDEX sessions_ended ON sessions (detected);
-    CREATE TABLE events (
-        seq INTEGER PRIMARY KEY, wall REAL NOT NULL, kind TEXT NOT NULL, interface TEXT, public_key TEXT,
-        endpoint TEXT, allowed_ips TEXT, handshake INTEGER, online INTEGER, was TEXT, session INTEGER,
+    CREATE INDEX sessions_open ON sessions (number) WHERE reason IS NULL; CREATE INDEX sessions_ended ON sessions (detected);
+    CREATE TABLE events (seq INTEGER PRIMARY KEY, wall REAL NOT NULL, kind TEXT NOT NULL, interface TEXT,
+        public_key TEXT, endpoint TEXT, allowed_ips TEXT, handshake INTEGER, online INTEGER, was TEXT, session INTEGER,
         hook INTEGER NOT NULL, line BLOB NOT NULL);
-    CREATE INDEX events_due ON events (seq) WHERE hook = 1;
-    CREATE INDEX events_by_time ON events (wall);
-    """,
+    CREATE INDEX events_due ON events (seq) WHERE hook = 1; CREATE INDEX events_by_time ON events (wall);""",
     # Each index entry is a tenth of what a storm costs: an open session needs none here.
-    """
-    DROP INDEX sessions_open;
-    DROP INDEX sessions_ended;
-    CREATE INDEX sessions_ended ON sessions (detected) WHERE detected IS NOT NULL;
-    """,
+    """DROP INDEX sessions_open; DROP INDEX sessions_ended;
+    CREATE INDEX sessions_ended ON sessions (detected) WHERE detected IS NOT NULL;""",
+    # The history that `events` alone kept gets tables of its own.
+    """ALTER TABLE monitor RENAME TO former;
+    CREATE TABLE monitor (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, stamp INTEGER NOT NULL,
+        boot_id TEXT NOT NULL, wall REAL NOT NULL, boot REAL NOT NULL, complete REAL, steady REAL NOT NULL,
+        utc_offset TEXT NOT NULL, device TEXT, inode TEXT, size INTEGER, last_line INTEGER NOT NULL,
+        missing TEXT NOT NULL, last_session INTEGER NOT NULL);
+    INSERT INTO monitor SELECT 1, lower(hex(randomblob(8))), 1, boot_id, wall, boot, complete, steady, '', device,
+        inode, size, max(written, last), CASE WHEN last > written THEN (written + 1) || '-' || last ELSE '' END, 0
+        FROM former, (SELECT ifnull(max(seq), 0) AS last FROM events); DROP TABLE former;
+    ALTER TABLE peers ADD COLUMN ended REAL; ALTER TABLE peers ADD COLUMN ended_wall REAL;
+    ALTER TABLE peers ADD COLUMN name TEXT NOT NULL DEFAULT ''; ALTER TABLE events ADD COLUMN name TEXT;
+    ALTER TABLE events ADD COLUMN new INTEGER; ALTER TABLE events ADD COLUMN first_seen INTEGER;
+    ALTER TABLE sessions ADD COLUMN name TEXT NOT NULL DEFAULT '';
+    CREATE TABLE runs (number INTEGER PRIMARY KEY, start REAL NOT NULL, version TEXT NOT NULL,
+        interval INTEGER NOT NULL, threshold INTEGER NOT NULL, liveness TEXT NOT NULL, interfaces TEXT NOT NULL);
+    CREATE TABLE unwatched (
+        number INTEGER PRIMARY KEY, start REAL NOT NULL, stop REAL NOT NULL, interface TEXT, why TEXT NOT NULL);
+    CREATE TABLE allowed_ips (
+        number INTEGER PRIMARY KEY, interface TEXT NOT NULL, public_key TEXT NOT NULL, since REAL NOT NULL, ips TEXT);
+    CREATE INDEX allowed_ips_of_peer ON allowed_ips (public_key, interface);
+    CREATE TABLE addresses (interface TEXT NOT NULL, public_key TEXT NOT NULL, address TEXT NOT NULL,
+        first_seen REAL NOT NULL, last_seen REAL NOT NULL, PRIMARY KEY (interface, public_key, address)) WITHOUT ROWID;
+    UPDATE events SET new = 1
+        WHERE kind IN ('ONLINE', 'OFFLINE') AND (instr(line, ' new (') OR instr(line, '"new": true'));
+    %s; %s;
+    INSERT INTO allowed_ips SELECT NULL, interface, public_key, wall, allowed_ips FROM peers, monitor;
+    CREATE VIEW sessions_now AS SELECT number, s.interface AS interface, s.public_key AS public_key, s.name AS name,
+        start, max(0, monitor.boot - began) AS length, unwatched, endpoints,
+        past_rx + rx - received_before AS received, past_tx + tx - sent_before AS sent
+        FROM peers AS p JOIN sessions AS s ON s.number = p.session JOIN monitor WHERE reason IS NULL;"""
+    % (FILL_IPS.replace("?", "0"), FILL_ADDRESSES.replace("?", "0")),
 )
 
 KINDS = {"text": str, "int": int, "real": float, "blob": bytes}
 
 
 class Relation:
-    """The columns of a table, each `name type`, with a `?` if it may be NULL: the one place that knows their order.
+    """A table and its columns, each `name type`, with a `?` if it may be NULL: the one place that knows their order.
     The `own` columns are attributes of the value that a row stores, the others come beside it."""
 
-    def __init__(self, table: str, own: str, others: str = "") -> None:
+    def __init__(self, own: str, others: str = "") -> None:
+        table, own = own.split(None, 1)
         columns = [column.split() for column in (own + "," + others).split(",") if column]
         self.names = [name for name, _ in columns]
         self.kinds = [(KINDS[kind.rstrip("?")], type(None) if kind.endswith("?") else ()) for _, kind in columns]
@@ -1429,41 +1488,50 @@ class Relation:
 
 
 MONITOR = Relation(
-    "monitor",
-    "one int, boot_id text, wall real, boot real, complete real?, steady real, device text?, inode text?, size int?,"
-    "written int",
+    """monitor one int, id text, stamp int, boot_id text, wall real, boot real, complete real?, steady real,
+    utc_offset text, device text?, inode text?, size int?, last_line int, missing text, last_session int"""
 )
-INTERFACES = Relation("interfaces", "up int, read real?, wall real", "name text")
+INTERFACES = Relation("interfaces up int, read real?, wall real", "name text")
 PEERS = Relation(
-    "peers",
-    "endpoint text, allowed_ips text, handshake int, shown int, made real?, rx int, tx int, past_rx int, past_tx int,"
-    "heard real?, sent int",
+    """peers endpoint text, allowed_ips text, handshake int, shown int, made real?, rx int, tx int, past_rx int,
+    past_tx int, heard real?, sent int, ended real?, ended_wall real?""",
     "interface text, public_key text, heard_wall real?, session int?",
 )
 SESSIONS = Relation(
-    "sessions",
-    "number int, start real, began real, received_before int, sent_before int, unwatched real, endpoints text",
+    "sessions number int, start real, began real, received_before int, sent_before int, unwatched real, endpoints text",
     "interface text, public_key text",
 )
 ENDS = Relation(
-    "sessions",
-    "last_seen real, length real, received int, sent int, reason text",
+    "sessions last_seen real, length real, received int, sent int, reason text",
     "detected real, endpoints text, unwatched real, number int",
 )
 EVENTS = Relation(
-    "events",
-    "kind text, wall real, interface text?, public_key text?, endpoint text?, allowed_ips text?, handshake int?,"
-    "online int?",
+    """events kind text, wall real, interface text?, public_key text?, endpoint text?, allowed_ips text?,
+    handshake int?, online int?, new int?""",
     "seq int, was text?, session int?, hook int, line blob",
 )
-LINES = Relation("events", "seq int, line blob")
+LINES = Relation("events seq int, line blob")
 
-SAVE_SESSION = "INSERT %s ON CONFLICT (number) DO UPDATE SET %s" % (
-    SESSIONS.insert,
-    ", ".join("%s = excluded.%s" % (name, name) for name in ("began", "endpoints", "unwatched")),
-)
+UPDATES = "began = excluded.began, endpoints = excluded.endpoints, unwatched = excluded.unwatched"
+SAVE_SESSION = "INSERT %s ON CONFLICT (number) DO UPDATE SET %s" % (SESSIONS.insert, UPDATES)
 END_SESSION = "UPDATE sessions SET %s WHERE number = ?" % ", ".join(name + " = ?" for name in ENDS.names[:-1])
-UNSAVED = dict(zip(MONITOR.names, (1, "", 0.0, 0.0, None, 0.0, None, None, None, 0)))  # a database without a save
+SAVE_IPS = "INSERT INTO allowed_ips (interface, public_key, since, ips) VALUES (?, ?, ?, ?)"
+SAVE_RUN = "INSERT INTO runs (start, version, interval, threshold, liveness, interfaces) VALUES (?, ?, ?, ?, ?, ?)"
+STORE_SUFFIXES = ("", "-wal", "-shm", ".lock", ".last")  # of its files
+TABLES = {"monitor", "interfaces", "peers", "sessions", "events"}  # of all versions
+UNSAVED = (0, "", 0.0, 0.0, None, 0.0, "", None, None, None, 0, "", 0)  # of `monitor`, after number and id
+SAVE_GAP = "INSERT INTO unwatched (start, stop, interface, why) VALUES (?, ?, ?, ?)"
+PRUNE = (
+    """DELETE FROM events WHERE seq IN (
+        SELECT seq FROM events WHERE wall < :before AND seq <= :written AND hook <> :due ORDER BY wall LIMIT :most)""",
+    "DELETE FROM sessions WHERE number IN (SELECT number FROM sessions WHERE detected < :before LIMIT :most)",
+    "DELETE FROM unwatched WHERE stop < :before",
+    "DELETE FROM runs WHERE number < (SELECT max(number) FROM runs WHERE start < :before)",
+    "DELETE FROM addresses WHERE last_seen < :before",
+    """DELETE FROM allowed_ips AS a WHERE number < (SELECT max(number) FROM allowed_ips AS b
+        WHERE b.interface = a.interface AND b.public_key = a.public_key AND b.since < :before)""",
+    "DELETE FROM allowed_ips WHERE ips IS NULL AND since < :before",
+)
 
 
 # The store cannot be used right now.
@@ -1471,6 +1539,7 @@ class StoreFault(Exception):
     def __init__(self, message: str, damaged: bool = False) -> None:
         super().__init__(message)
         self.damaged = damaged  # a retry does not help: the store has to be moved aside
+        self.locked = "locked" in message
 
 
 # What a store remembers.
@@ -1478,9 +1547,22 @@ class Loaded(NamedTuple):
     table: Table
     watched: Moment | None  # the last reading; None = there was none
     same_boot: bool
-    steady: float
     delivered: Delivered
     jobs: list[Record]  # hook runs that are due
+
+
+# What the small file beside the store says.
+class Note(NamedTuple):
+    id: str = ""  # of the store
+    stamp: int = 0  # of the save that the reading follows
+    boot_id: str = ""
+    wall: float = 0.0  # the last reading
+    boot: float = 0.0
+    line: int = 0  # the last numbers that were given away
+    session: int = 0
+
+
+NOTE_SIZE = 256
 
 
 class Store:
@@ -1488,13 +1570,21 @@ class Store:
 
     A row of the table is `unsaved` from its first change until a checkpoint with it commits: a save that writes every
     unsaved row. Any other save writes the rows of its events only, so that a reading in which nothing but counters and
-    handshakes moved touches no disk. The first save after a reboot, or in a new database, is always a checkpoint."""
+    handshakes moved touches no disk. The first save after `load` is always a checkpoint.
+
+    Each save leaves a stamp that no other save has. If the database shows another one, somebody has replaced it: no
+    transaction of this run goes into it until it was loaded."""
 
     def __init__(self, path: str, name: str = "STATE_PATH") -> None:
         self.path, self.name = path, name
-        self.saved: dict[str, Any] = UNSAVED  # the row of `monitor`
+        self.existed = os.path.lexists(path)
+        self.saved: dict[str, Any] | None = None  # the row of `monitor`; None = nothing was loaded yet
+        self.pending: list[tuple[str, Any]] = []  # statements for the next save
         self.boot_id = boot_id()
-        self.lock = self.inode = -1
+        self.note: Note | None = None  # None = there is none, or nobody can read it
+        self.note_file = -1
+        self.lock = -1
+        self.inodes: dict[str, int] = {}  # of the open database and its logs, by suffix
         with suppress(OSError):  # reported when it is opened
             self.take_lock()
         self.database: Any = None  # a connection: sqlite3 is only imported if there is a store
@@ -1511,30 +1601,81 @@ class Store:
             raise Refusal(found, "a store has one writer", "stop it or choose another path", EXIT_FAILURE) from None
         self.lock = lock
 
-    def open(self) -> None:
-        # Opens the database; creates it or brings it to this version's schema.
+    def open(self) -> bool:
+        """Opens the database; creates it or brings it to this version's schema. Returns whether it is as this run left
+        it; if not, it has to be loaded. Errors: Refusal, if it is no store, or a newer one."""
         import sqlite3
 
         self.close_database()
-        self.saved = UNSAVED
         with self.faults():
             self.take_lock()
+            if self.note_file < 0:
+                self.open_note()
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             self.database = sqlite3.connect(self.path, timeout=LOCKED_S, isolation_level=None)
-            self.inode = os.stat(self.path).st_ino
+            self.inodes = {"": os.stat(self.path).st_ino}
+            version = self.examine()
             os.chmod(self.path, 0o600)
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -750"):
                 self.database.execute("PRAGMA " + pragma).fetchall()
-            version = self.database.execute("PRAGMA user_version").fetchone()[0]
-            if version < 0:
-                raise StoreFault("its schema has an invalid version", damaged=True)
-            if version > SCHEMA:
-                found = "%s: '%s' was written by a newer wg_monitor" % (self.name, printable(self.path))
-                why = "it has schema %d, this one knows %d" % (version, SCHEMA)
-                raise Refusal(found, why, "install that version or choose another path", EXIT_FAILURE)
             if version < SCHEMA:
-                statements = [part for part in ";".join(MIGRATIONS[version:SCHEMA]).split(";") if part.strip()]
-                self.transact([(s, [()]) for s in [*statements, "PRAGMA user_version = %d" % SCHEMA]])
+                script = ("BEGIN IMMEDIATE", *MIGRATIONS[version:], "PRAGMA user_version = %d" % SCHEMA, "COMMIT")
+                self.database.executescript(";".join(script))
+            for statement in ("BEGIN IMMEDIATE", "ROLLBACK"):  # somebody else may write to it right now
+                self.database.execute(statement)
+            recognized = self.recognizes()
+            if self.saved is not None and not recognized:  # somebody put it there while this run goes on
+                if self.database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                    raise StoreFault("it is damaged", damaged=True)
+            for suffix in ("-wal", "-shm"):
+                with suppress(FileNotFoundError):  # the file system has no shared memory
+                    self.inodes[suffix] = os.stat(self.path + suffix).st_ino
+            return recognized
+
+    def open_note(self) -> None:
+        # Opens the small file, and reads what the last run left. Errors: OSError.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.note_file = os.open(self.path + ".last", flags, 0o600)
+        pairs = os.pread(self.note_file, NOTE_SIZE, 0).split() if self.note is None else []
+        with suppress(ValueError):
+            name, save, boot_id, *others = (pair.partition(b"=")[2].decode() for pair in pairs)
+            wall, boot, line, session = others
+            self.note = Note(name, int(save), boot_id, float(wall), float(boot), int(line), int(session))
+
+    def take_note(self, line: int, session: int, last: Moment | None = None) -> None:
+        """Overwrites the small file: with the last numbers, before any line shows them, and with the last reading.
+
+        It is one write, which SIGKILL does not tear. It does not wait for the disk: a power failure may lose it."""
+        note = self.note or Note()
+        if last is not None and self.saved is not None:
+            note = Note(self.saved["id"], self.saved["stamp"], self.boot_id, *last)
+        self.note = note._replace(line=line, session=session)
+        text = " ".join("%s=%s" % pair for pair in zip(Note._fields, self.note))
+        with self.faults():
+            if last is not None and not self.is_current():
+                raise StoreFault("it was deleted or replaced")
+            if self.note_file >= 0:  # else it is opened together with the database
+                os.pwrite(self.note_file, b"%-*s\n" % (NOTE_SIZE - 1, text.encode()), 0)
+
+    def examine(self) -> int:
+        # The schema's version; 0 = a new database. Nothing was written to it yet.
+        found = "%s: '%s' " % (self.name, printable(self.path))
+        version = self.connection().execute("PRAGMA user_version").fetchone()[0]
+        tables = {row[0] for row in self.connection().execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and not tables >= TABLES:
+            why = "wg_monitor does not write into it"
+            raise Refusal(found + "is a database of another program", why, "choose another path")
+        if version < 0 or bool(version) != bool(tables):
+            raise StoreFault("its schema has an invalid version", damaged=True)
+        if version > SCHEMA:
+            why = "it has schema %d, this one knows %d" % (version, SCHEMA)
+            remedy = "install that version or choose another path"
+            raise Refusal(found + "was written by a newer wg_monitor", why, remedy, EXIT_FAILURE)
+        if self.saved is not None and version:  # while this run goes on, only its own history may come back
+            own = self.saved["id"]
+            if version < SCHEMA or self.connection().execute("SELECT id FROM monitor").fetchone() != (own,):
+                raise Refusal(found + "has another history", "numbers would repeat", "stop the monitor first")
+        return int(version)
 
     @contextmanager
     def faults(self) -> Iterator[None]:
@@ -1543,9 +1684,9 @@ class Store:
 
         try:
             yield
-        except (StoreFault, sqlite3.Error, OSError, ValueError, ArithmeticError) as error:
+        except (StoreFault, Refusal, sqlite3.Error, OSError, ValueError, ArithmeticError) as error:
             self.close_database()  # until it is opened again, so that one fault causes one wait
-            if isinstance(error, StoreFault):
+            if isinstance(error, (StoreFault, Refusal)):
                 raise
             # "malformed" and "not a database" arrive as plain DatabaseError, damaged numbers as the last two. SQLite
             # reports foreign tables like a fault that passes; only the message tells them apart.
@@ -1580,6 +1721,8 @@ class Store:
         database.execute("PRAGMA wal_autocheckpoint = %d" % wal_pages)
         database.execute("BEGIN IMMEDIATE")
         try:
+            if not self.recognizes() or not self.is_current():
+                raise StoreFault("it was deleted or replaced")
             for statement, rows in statements:
                 database.executemany(statement, rows)
             database.execute("COMMIT")
@@ -1588,115 +1731,143 @@ class Store:
                 database.execute("ROLLBACK")
             raise
 
-    def load(self, settings: Settings, now: Moment) -> Loaded:
-        # Everything that outlives a run. After a reboot, positions on the boot clock come from the wall clock.
+    def recognizes(self) -> bool:
+        # Whether the open database has the last save of this run.
+        found = self.connection().execute("SELECT id, stamp FROM monitor").fetchone()
+        saved = self.saved
+        return saved is not None and bool((found or (saved["id"], 0)) == (saved["id"], saved["stamp"]))
+
+    def is_current(self) -> bool:
+        # Whether the open database still has the store's name.
+        with suppress(OSError):
+            return os.stat(self.path).st_ino == self.inodes[""]
+        return False
+
+    def load(self, settings: Settings, now: Moment, since: float) -> Loaded:
+        """Everything that outlives a run. After a reboot, positions on the boot clock come from the wall clock.
+        `since`: wall clock from which on this run knows what happened."""
         with self.faults():
-            seq = self.highest("events", "seq")
-            found = list(self.rows(MONITOR))
-            if not found:
-                return Loaded(Table(), None, True, 0.0, Delivered(seq), [])
-            saved = self.saved = dict(zip(MONITOR.names, found[0]))
-            same_boot = saved["boot_id"] == self.boot_id
+            found, note = list(self.rows(MONITOR)), self.note
+            saved = dict(zip(MONITOR.names, found[0] if found else (1, os.urandom(8).hex(), *UNSAVED)))
+            line, session = self.numbers(now) if not found else (saved["last_line"], saved["last_session"])
+            if note is not None:
+                line, session = max(line, note.line), max(session, note.session)
+                if (note.id, note.stamp, note.boot_id) == (saved["id"], saved["stamp"], self.boot_id):
+                    saved.update(wall=note.wall, boot=note.boot)
+            same_boot = saved["boot_id"] in ("", self.boot_id)
             if not same_boot:
                 saved["complete"] = None
-            table = self.load_table(settings, None if same_boot else now)
+            table, lost = self.load_table(settings.interface, saved["complete"], None if same_boot else now)
+            table.sessions = max(session, self.highest("sessions", "number"), self.highest("peers", "session"))
             due = self.rows(EVENTS, "WHERE hook = ? ORDER BY seq", HOOK_DUE)
-            jobs = [Record(seq, Event(*own), line, hook) for *own, seq, _, _, hook, line in due]
+            jobs = [Record(seq, Event(*own), text, hook) for *own, seq, _, _, hook, text in due]
             watched = Moment(saved["wall"], saved["boot"]) if saved["wall"] else None
-            written, position = saved["written"], None
-            if None not in (saved["device"], saved["inode"], saved["size"]):
-                position = Position(int(saved["device"]), int(saved["inode"]), saved["size"])
-            missing = ((written + 1, seq),) if written < seq else ()
-            if settings.interface:
-                self.end_unwatched(settings.interface, now)
-            delivered = Delivered(max(seq, written), missing, position)
-            return Loaded(table, watched, same_boot, saved["steady"], delivered, jobs)
+            place = (saved["device"], saved["inode"], saved["size"])
+            position = None if None in place else Position(*map(int, place))
+            missing = tuple((int(a), int(b)) for a, b in re.findall("([0-9]+)-([0-9]+)", saved["missing"]))
+            delivered = Delivered(max(line, self.highest("events", "seq")), missing, position)
+        self.saved = saved
+        rule = (settings.interval, settings.threshold, settings.liveness, ",".join(sorted(settings.interface)))
+        self.pending = [(SAVE_RUN, [(since, VERSION, *rule)]), *[step for step in self.pending if step[0] == SAVE_GAP]]
+        self.lose(lost, now)
+        return Loaded(table, watched, same_boot, delivered, jobs)
 
-    def load_table(self, settings: Settings, rebooted: Moment | None) -> Table:
-        table, wanted = Table(), settings.interface
+    def numbers(self, now: Moment) -> tuple[int, int]:
+        # The last numbers of a line and of a session, if the store does not say.
+        note = self.note
+        if note is not None:
+            more = 0 if note.boot_id in ("", self.boot_id) else UNNOTED
+            return note.line + more, note.session + more
+        number = int(max(now.wall, UNREACHED_S) * 1000) if self.existed else 0  # no earlier run can have reached it
+        return number, number
+
+    def load_table(
+        self, wanted: frozenset[str], complete: float | None, rebooted: Moment | None
+    ) -> tuple[Table, list[Row]]:
+        # The table, and the peers of interfaces that are not `wanted`.
+        table = Table()
         width = len(Session._fields)
         open_sessions = self.rows(SESSIONS, "JOIN peers ON number = peers.session AND reason IS NULL")
         sessions = {row[0]: Session(*row[:width]) for row in open_sessions}
         for *own, interface, public_key, heard_wall, session in self.rows(PEERS):
-            if not wanted or interface in wanted:
-                row = Row((sys.intern(interface), public_key))
-                for name, value in zip(PEERS.own_names, own):
-                    setattr(row, name, NEVER if value is None else value)
-                row.session, row.unsaved = sessions.get(session), rebooted is not None
-                if rebooted is not None:
-                    place_after_reboot(row, heard_wall, rebooted)
-                table.rows[row.identity] = row
+            row = Row((sys.intern(interface), public_key))
+            for name, value in zip(PEERS.own_names, own):
+                setattr(row, name, NEVER if value is None else value)
+            row.session, row.unsaved = sessions.get(session), rebooted is not None
+            if rebooted is not None:
+                place_after_reboot(row, heard_wall, rebooted)
+            table.rows[row.identity] = row
         for up, read, wall, name in self.rows(INTERFACES):
             if not wanted or name in wanted:
                 # A handshake that moved is known to be younger than the peer's row in the store, and every row is
                 # at least as young as the last checkpoint.
-                times = (read, self.saved["complete"])
+                times = (read, complete)
                 table.interfaces[name] = Interface(bool(up), NEVER if None in times else min(times), wall)
-        table.sessions = self.highest("sessions", "number")
+        others = [identity for identity in table.rows if wanted and identity[0] not in wanted]
+        lost = [table.rows.pop(identity) for identity in others]
         table.online = len([row for row in table.rows.values() if row.session is not None])
-        return table
+        return table, lost
 
-    def end_unwatched(self, wanted: Iterable[str], now: Moment) -> None:
-        # Ends the sessions of interfaces that are not `wanted` at their last sign of life.
-        names = sorted(wanted)
-        others = "interface NOT IN (%s)" % ",".join("?" * len(names))
-        figures = (
-            "SELECT max(sessions.start, p.shown, coalesce(p.heard_wall, 0)),"
-            " max(0, p.past_rx + p.rx - received_before), max(0, p.past_tx + p.tx - sent_before)"
-            " FROM peers AS p WHERE p.session = sessions.number"
-        )
-        end = (
-            "UPDATE sessions SET reason = 'unknown', detected = ?, (last_seen, received, sent) = (%s)"
-            " WHERE reason IS NULL AND %s" % (figures, others)
-        )
-        length = "UPDATE sessions SET length = last_seen - start WHERE length IS NULL AND reason = 'unknown'"
-        close = "UPDATE peers SET session = NULL WHERE " + others
-        with self.faults():
-            self.transact([(end, [(now.wall, *names)]), (length, [()]), (close, [names])])
+    def lose(self, rows: Iterable[Row], now: Moment) -> None:
+        # Has the next save end the sessions of these peers: nobody saw when they ended.
+        for row in rows:
+            if row.session is not None:
+                ended = end_session(Table(), row, row.session, "unknown", now)
+                peer = ("REPLACE " + PEERS.insert, [peer_row(row, now)])
+                self.pending += [(END_SESSION, [end_row(ended, now.wall)]), peer]
 
-    def save(
-        self, records: list[Record], table: Table, now: Moment, delivered: Delivered, steady: float, checkpoint: bool
-    ) -> None:
-        # One transaction: lines with their events, the rows that these changed, and what the trail has.
-        checkpoint = checkpoint or self.saved["boot_id"] != self.boot_id
+    def make_room(self, past: Table, table: Table, now: Moment, anew: bool) -> None:
+        # Has the first save turn what was loaded, `past`, into `table`. `anew`: the table has all there is.
+        kept = {row.session.number for row in table.rows.values() if row.session is not None}
+        self.lose(
+            [row for row in past.rows.values() if row.session is not None and row.session.number not in kept], now
+        )
+        if anew:
+            ips = [(*row.identity, now.wall, row.allowed_ips) for row in table.rows.values()]
+            gone = [(*identity, now.wall, None) for identity in past.rows if identity not in table.rows]
+            self.pending += [("DELETE FROM peers", [()]), ("DELETE FROM interfaces", [()]), (SAVE_IPS, [*ips, *gone])]
+            self.pending.append(("UPDATE events SET hook = ? WHERE hook = ?", [(HOOK_DROPPED, HOOK_DUE)]))
+
+    def save(self, records: list[Record], table: Table, now: Moment, delivered: Delivered, **more: Any) -> None:
+        """One transaction: lines with their events, the rows that these changed, what the trail has, and `more` columns
+        of `monitor`. With statements that are pending, it is a checkpoint."""
+        if self.saved is None:
+            raise StoreFault("it was not loaded")
+        checkpoint = more.pop("checkpoint") or bool(self.pending)
         events = [record.event for record in records]
         touched = {(event.interface or "", event.public_key) for event in events if event.public_key is not None}
         rows = table.rows.values() if checkpoint else [table.rows[i] for i in touched if i in table.rows]
         # In the order of the table's key, each page of a storm is written once: that saves a quarter of the time.
         unsaved = sorted((row for row in rows if row.unsaved), key=attrgetter("identity"))
-        saved = {**self.saved, "boot_id": self.boot_id, "steady": steady, **place_of(delivered)}
+        saved = {**self.saved, **more, **place_of(delivered), "stamp": time.time_ns(), "boot_id": self.boot_id}
+        saved["last_session"] = table.sessions
         if table.last is not None:
             saved.update(wall=table.last.wall, boot=table.last.boot)
             if checkpoint:
                 saved["complete"] = table.last.boot
-        gone = sorted(touched - table.rows.keys())
+        steps = [*self.pending, ("INSERT " + EVENTS.insert, map(event_row, records))]
+        steps += [(statement, [(record.seq,)]) for record in records[:1] for statement in (FILL_IPS, FILL_ADDRESSES)]
+        steps.append((SAVE_SESSION, session_rows(unsaved, events)))
+        steps.append((END_SESSION, [end_row(event.ended, event.wall) for event in events if event.ended is not None]))
+        steps.append(("DELETE FROM peers WHERE interface = ? AND public_key = ?", sorted(touched - table.rows.keys())))
+        steps.append(("REPLACE " + PEERS.insert, (peer_row(row, now) for row in unsaved)))
+        steps.append(
+            ("REPLACE " + INTERFACES.insert, [INTERFACES.row(i, name) for name, i in table.interfaces.items()])
+        )
+        steps.append(("REPLACE " + MONITOR.insert, [list(saved.values())]))
         # The trail waits for these lines and no others: SQLite moves a large log only when the trail has them.
         next_for_trail = records and delivered.complete == records[0].seq - 1
         with self.faults():
-            if os.stat(self.path).st_ino != self.inode:  # SQLite would go on writing to a file that nobody finds
-                raise FileNotFoundError("it was deleted or replaced")
-            self.transact(
-                [
-                    ("INSERT " + EVENTS.insert, map(event_row, records)),
-                    (SAVE_SESSION, session_rows(unsaved, events)),
-                    (END_SESSION, end_rows(events)),
-                    ("DELETE FROM peers WHERE interface = ? AND public_key = ?", gone),
-                    ("REPLACE " + PEERS.insert, (peer_row(row, now) for row in unsaved)),
-                    (
-                        "REPLACE " + INTERFACES.insert,
-                        [INTERFACES.row(i, name) for name, i in table.interfaces.items()],
-                    ),
-                    ("REPLACE " + MONITOR.insert, [list(saved.values())]),
-                ],
-                wal_pages=WAL_PAGES * 10 if next_for_trail else WAL_PAGES,
-            )
-        self.saved = saved
+            self.transact(steps, wal_pages=WAL_PAGES * 10 if next_for_trail else WAL_PAGES)
+            if not self.is_current():  # what was saved right now went to a file that nobody finds
+                raise StoreFault("it was deleted or replaced")
+        self.saved, self.pending = saved, []
         if checkpoint:
             for row in unsaved:
                 row.unsaved = False
 
     def mark_trail(self, delivered: Delivered) -> None:
-        saved = {**self.saved, **place_of(delivered)}
+        saved = {**(self.saved or {}), **place_of(delivered)}
         with self.faults():
             self.transact([("REPLACE " + MONITOR.insert, [list(saved.values())])])
         self.saved = saved
@@ -1711,22 +1882,19 @@ class Store:
         with self.faults():
             return list(self.rows(LINES, "WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?", first, last, limit))
 
-    def prune(self, before: float) -> None:
-        # Deletes a little of the history that is older than wall clock `before`.
-        events = (
-            "DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE wall < ? AND seq <= ? AND hook <> ?"
-            " ORDER BY wall LIMIT ?)"
-        )
-        sessions = "DELETE FROM sessions WHERE number IN (SELECT number FROM sessions WHERE detected < ? LIMIT ?)"
-        rows = [(before, self.saved["written"], HOOK_DUE, PRUNE_ROWS)]
+    def prune(self, before: float, written: int) -> None:
+        # Deletes a little of the history that is older than wall clock `before`. The trail has the lines up to number
+        # `written`.
+        values = {"before": before, "written": written, "due": HOOK_DUE, "most": PRUNE_ROWS}
         with self.faults():
-            self.transact([(events, rows), (sessions, [(before, PRUNE_ROWS)])], durable=False)
+            self.transact([(statement, [values]) for statement in PRUNE], durable=False)
 
-    def forget(self, names: Sequence[str]) -> None:
+    def forget(self, names: Sequence[str], now: Moment) -> None:
         rows = [(name,) for name in names]
         peers, interfaces = "DELETE FROM peers WHERE interface = ?", "DELETE FROM interfaces WHERE name = ?"
+        ips = "INSERT INTO allowed_ips SELECT NULL, interface, public_key, ?, NULL FROM peers WHERE interface = ?"
         with self.faults():
-            self.transact([(peers, rows), (interfaces, rows)])
+            self.transact([(ips, [(now.wall, name) for name in names]), (peers, rows), (interfaces, rows)])
 
     def move_aside(self) -> str:
         # Moves a damaged store out of the way. Returns its new name.
@@ -1740,21 +1908,31 @@ class Store:
         return aside
 
     def close_database(self) -> None:
-        if self.database is not None:
-            self.database.close()
-            self.database = None
+        if self.database is None:
+            return
+        replaced = not self.is_current()
+        if replaced:  # SQLite would leave its log, and play it into the new file
+            with suppress(self.database.Error):
+                self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.database.close()
+        self.database = None
+        for suffix, inode in self.inodes.items() if replaced else ():
+            with suppress(OSError):
+                if suffix and os.stat(self.path + suffix).st_ino == inode:
+                    os.remove(self.path + suffix)
 
     def close(self) -> None:
         self.close_database()
-        if self.lock >= 0:
-            os.close(self.lock)
+        for descriptor in {self.lock, self.note_file} - {-1}:
+            os.close(descriptor)
 
 
 def place_of(delivered: Delivered) -> dict[str, Any]:
     # The columns of `monitor` that say what the trail has.
     p = delivered.position
     place = (None, None, None) if p is None else (str(p.device), str(p.inode), p.size)
-    return dict(zip(("device", "inode", "size", "written"), (*place, delivered.complete)))
+    missing = ",".join("%d-%d" % span for span in delivered.missing)
+    return dict(zip(("device", "inode", "size", "last_line", "missing"), (*place, delivered.last, missing)))
 
 
 def place_after_reboot(row: Row, heard_wall: float | None, now: Moment) -> None:
@@ -1763,6 +1941,7 @@ def place_after_reboot(row: Row, heard_wall: float | None, now: Moment) -> None:
     zero = now.boot - max(0.0, now.wall - latest) - latest
     row.made = zero + row.handshake if row.handshake else NEVER
     row.heard = NEVER if heard_wall is None else zero + heard_wall
+    row.ended = zero + row.ended_wall
     if row.session is not None:
         row.session = row.session._replace(began=zero + row.session.start)
 
@@ -1784,11 +1963,8 @@ def session_rows(rows: Iterable[Row], events: Iterable[Event]) -> Iterator[list[
     return (SESSIONS.row(session, *identity) for identity, session in sessions.values())
 
 
-def end_rows(events: Iterable[Event]) -> Iterator[list[Any]]:
-    for event in events:
-        if event.ended is not None:
-            session = event.ended.session
-            yield ENDS.row(event.ended, event.wall, session.endpoints, session.unwatched, session.number)
+def end_row(ended: Ended, wall: float) -> list[Any]:
+    return ENDS.row(ended, wall, ended.session.endpoints, ended.session.unwatched, ended.session.number)
 
 
 def peer_row(row: Row, now: Moment) -> list[Any]:
@@ -1834,7 +2010,7 @@ class Outbox:
             self.lost["trail"] += 1
             self.delivered = self.delivered.without(record.seq, record.seq)
 
-    def save(self, table: Table, now: Moment, steady: float, checkpoint: bool) -> None:
+    def save(self, table: Table, now: Moment, **more: Any) -> None:
         # To the store, together with what the trail has. Errors: StoreFault.
         if self.store is None:
             return
@@ -1842,30 +2018,32 @@ class Outbox:
         with suppress(OSError):  # the position stays what it was; `write` reports the error
             if self.trail is not None:
                 self.delivered = self.delivered._replace(position=self.trail.position())
-        self.store.save(records, table, now, self.delivered, steady, checkpoint)
+        self.store.save(records, table, now, self.delivered, **more)
         for _ in records:
             self.unsaved.popleft()
 
     def batch(self) -> list[tuple[int, bytes]]:
         # The next lines for the trail, with their numbers.
-        if not self.delivered.missing:
-            return []
-        first, last = self.delivered.missing[0]
-        if self.unsaved and self.store is not None and self.store.database is not None:
-            last = min(last, self.unsaved[0].seq - 1)
-        if last < first:
-            return []
-        if not self.unwritten or first < self.unwritten[0].seq:
-            if self.unwritten:
-                last = min(last, self.unwritten[0].seq - 1)
+        stored = self.store is not None and self.store.database is not None
+        for first, last in self.delivered.missing:
+            if self.unsaved and stored:
+                last = min(last, self.unsaved[0].seq - 1)
+            in_memory = self.unwritten[0].seq if self.unwritten else last + 1
+            if first < in_memory and self.store is not None and not stored:
+                first = in_memory  # what only the store has waits for it, and delays nothing
+            if first > last:
+                continue
+            if first >= in_memory:
+                # Up to the first line that memory had no room for.
+                numbered = enumerate(islice(self.unwritten, min(LINES_IN_BATCH, last - first + 1)), first)
+                return [(seq, record.line) for seq, record in takewhile(lambda pair: pair[0] == pair[1].seq, numbered)]
+            last = min(last, in_memory - 1)
             found = [] if self.store is None else self.store.lines(first, last, LINES_IN_BATCH)
-            if not found:  # the store has lost them
-                self.delivered = self.delivered.without(first, last)
-                return self.batch()
-            return found
-        # Up to the first line that memory had no room for.
-        numbered = enumerate(islice(self.unwritten, LINES_IN_BATCH), first)
-        return [(seq, record.line) for seq, record in takewhile(lambda pair: pair[0] == pair[1].seq <= last, numbered)]
+            if found:
+                return found
+            self.delivered = self.delivered.without(first, last)  # the store has lost them
+            return self.batch()
+        return []
 
     def write(self) -> None:
         # To the trail, all there is. Errors: OSError if the trail fails, StoreFault if the store does.
@@ -1902,20 +2080,36 @@ class Outbox:
 
     def recover(self) -> str:
         """After a crash between the store and the trail: finds the lines that the trail has. Returns a warning or ""."""
-        position = self.delivered.position
-        if self.store is None or self.trail is None or position is None or not self.delivered.missing:
+        position, missing = self.delivered.position, self.delivered.missing
+        if self.store is None or self.trail is None or position is None or not missing:
             return ""
-        first, last = self.delivered.missing[0]
+        lines: list[tuple[int, bytes]] = []
         try:
-            lines = self.store.lines(first, last, BACKLOG_MAX)
+            for first, last in missing:
+                lines += self.store.lines(first, last, BACKLOG_MAX - len(lines))
             struck = self.trail.resume(position, [line for _, line in lines]) if lines else 0
         except StoreFault:
             return ""  # reported at the next use
         except OSError as error:
             return "%s may be duplicated: %s" % (counted(len(lines), "line"), reason_of(error))
         if struck:
-            self.delivered = self.delivered.without(first, lines[struck - 1][0])
+            self.delivered = self.delivered.without(missing[0][0], lines[struck - 1][0])
         return ""
+
+    def adopt(self, former: Delivered, sessions: Mapping[int, Session]) -> str:
+        """Puts the lines that a store has and the trail lacks before those of this run, whose `sessions` got the store's
+        numbers. Returns a warning or ""."""
+        own, self.delivered = self.delivered, former
+        warning = self.recover()
+        missing = (*self.delivered.missing, *own.missing)
+        self.delivered = Delivered(max(own.last, former.last), missing, own.position or former.position)
+        for _ in range(len(self.unsaved) if sessions else 0):
+            record = self.unsaved.popleft()
+            session = record.event.session
+            if session is not None and session.number in sessions:
+                record = record._replace(event=record.event._replace(session=sessions[session.number]))
+            self.unsaved.append(record)
+        return warning
 
 
 # --- Effects: the hook --------------------------------------------------------------------------------------------
@@ -1983,16 +2177,10 @@ class Run:
         self.reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(writer, True)
         try:
-            self.process = subprocess.Popen(
-                [path],
-                executable=real,  # the file that was judged, wherever a link leads by now
-                stdin=subprocess.DEVNULL,
-                stdout=writer,
-                stderr=writer,
-                env=hook_environment(record),
-                cwd="/",
-                start_new_session=True,
-            )
+            # `executable` is the file that was judged, wherever a link leads by now.
+            streams = {"stdin": subprocess.DEVNULL, "stdout": writer, "stderr": writer}
+            more: dict[str, Any] = {"executable": real, "cwd": "/", "start_new_session": True, **streams}
+            self.process = subprocess.Popen([path], env=hook_environment(record), **more)
         except BaseException:
             os.close(self.reader)
             raise
@@ -2037,8 +2225,7 @@ class HookRunner:
     def start(self) -> Iterator[str]:
         # Starts as many runs as may run. Yields the report of each that could not be started; "" if `unfit` says why.
         for record in tuple(self.waiting):
-            event, report = record.event, ""
-            peer = (event.interface, event.public_key)
+            event, report, peer = record.event, "", record.peer
             if len(self.running) == HOOKS_AT_ONCE:
                 return
             if peer in self.running:
@@ -2160,11 +2347,10 @@ class Clocks:
 
     def compare(self, now: Moment) -> None:
         # The C library reads /etc/localtime again only on request; a look at the inode is cheaper than that.
-        try:
+        zone = (0, 0)
+        with suppress(OSError):
             status = os.stat("/etc/localtime")
             zone = (status.st_ino, status.st_mtime_ns)
-        except OSError:
-            zone = (0, 0)
         if zone != self.zone:
             self.zone = zone
             time.tzset()
@@ -2227,7 +2413,8 @@ class Monitor:
         self.clocks, self.faults = Clocks(self.warn), Faults(self.warn)
         self.watched: Moment | None = None  # the last reading of the run before, until the first one of this run
         self.same_boot = True  # as that run
-        self.loaded = False
+        self.first: Moment | None = None  # the first reading of this run
+        self.first_session = 0  # the number of its last session
         self.reading_at: Moment | None = None  # all lines about a reading have its time
         self.fresh: list[Record] = []  # of this turn
         self.counts: Counter[str] = Counter()
@@ -2275,20 +2462,80 @@ class Monitor:
                 self.hooks.add(record)
 
     def save(self, checkpoint: bool) -> None:
-        now = moment()
+        now, store = moment(), self.store
+        if store is None:
+            return
         try:
-            if self.store is not None and "store" in self.faults:
-                self.store.open()
-                if not self.loaded:  # nobody knows what has become of its open sessions
-                    self.store.end_unwatched((), now)
-                    self.loaded = True
+            store.take_note(self.outbox.delivered.last, self.table.sessions)
+            if "store" in self.faults:
+                self.reopen(store, now)
                 for row in self.table.rows.values():
                     row.unsaved = True
-            self.outbox.save(self.table, now, self.clocks.steady, checkpoint)
+            clocks = {"steady": self.clocks.steady, "utc_offset": self.clocks.offset}
+            self.outbox.save(self.table, now, checkpoint=checkpoint, **clocks)
+        except Refusal as refusal:  # of what somebody put there
+            self.store_failed(StoreFault(str(refusal), damaged=store.saved is not None))
         except StoreFault as fault:
-            self.store_failed(fault, self.move_aside(fault))
+            self.store_failed(fault)
+        else:
+            self.recovered("store")
+
+    def reopen(self, store: Store, now: Moment) -> None:
+        # At the start, or after a fault. A store that is not as this run left it is adopted. Errors: StoreFault, Refusal.
+        known = store.saved is not None
+        if not known and self.trail is not None and self.trail.cut:
+            raise StoreFault("a line of the trail has to be finished first")
+        if not store.open():
+            self.adopt(store, now, known)
+
+    def adopt(self, store: Store, now: Moment, known: bool) -> None:
+        # A store that comes back after the beginning of this run. `known`: this run has used it before, and knows more
+        # than what somebody put there, which is a former state, or nothing.
+        first = now if known else self.first
+        loaded = store.load(self.settings, now, now.wall if first is None else first.wall)
+        watched = loaded.watched
+        if first is None:
+            self.continue_from(loaded, store.saved or {})
             return
-        self.recovered("store")
+        sessions: Mapping[int, Session] = {}
+        if known:
+            self.table.sessions = max(self.table.sessions, loaded.table.sessions)
+        else:
+            gone = {record.peer for record in self.outbox.unsaved if record.event.kind == "REMOVED"}
+            gap = 0.0
+            if watched is not None:
+                gap = max(0.0, first.boot - watched.boot if loaded.same_boot else first.wall - watched.wall)
+            sessions = take_over(self.table, loaded.table, gone, self.first_session, gap)
+            self.memo = Memo()  # the next reading shows which of the former peers are gone
+            self.take_up_lines(loaded, sessions)
+        store.make_room(loaded.table, self.table, now, known)
+        if watched is not None and watched.wall < first.wall:
+            self.report_gap("replaced" if known else "no monitor", watched, first)
+
+    def continue_from(self, loaded: Loaded, saved: Mapping[str, Any]) -> None:
+        # Before the first reading: everything is as the last run left it.
+        self.table, self.watched, self.same_boot = loaded.table, loaded.watched, loaded.same_boot
+        self.clocks.last = self.watched if self.same_boot else None
+        away = moment().wall - self.watched.wall if self.watched else 0.0
+        self.clocks.steady = saved["steady"] if self.same_boot or 0 <= away <= 7 * DAY_S else 0.0
+        self.clocks.offset = saved["utc_offset"] or self.clocks.offset
+        self.take_up_lines(loaded, {})
+
+    def take_up_lines(self, loaded: Loaded, sessions: Mapping[int, Session]) -> None:
+        # The lines and hook runs that the last run left come before those of this one.
+        warning = self.outbox.adopt(loaded.delivered, sessions)
+        if warning:
+            self.warn(warning)
+        jobs, late, why = loaded.jobs, loaded.jobs, "ON_CHANGE_SCRIPT is no longer set"
+        if self.settings.on_change_script:
+            waiting = {record.seq for record in (*self.hooks.waiting, *self.fresh)}
+            unsaved = [record for record in self.outbox.unsaved if record.seq not in waiting]
+            begun = {record.peer for record in unsaved if record.hook == HOOK_DUE}
+            self.hooks.waiting.extendleft(job for job in reversed(jobs) if job.peer not in begun)
+            late, why = [job for job in jobs if job.peer in begun], "newer ones of the same peers have begun"
+        if late:
+            self.hooks.marks.update((job.seq, HOOK_DROPPED) for job in late)
+            self.warn("%s dropped: %s" % (counted(len(late), "hook run"), why))
 
     def write(self) -> None:
         if self.trail is None:
@@ -2296,7 +2543,7 @@ class Monitor:
         try:
             self.outbox.write()
         except StoreFault as fault:
-            self.store_failed(fault, self.move_aside(fault))
+            self.store_failed(fault)
             if self.outbox.delivered.missing:
                 return
         except OSError as error:
@@ -2308,20 +2555,22 @@ class Monitor:
             return
         self.recovered("trail")
 
-    def store_failed(self, fault: StoreFault, aside: str) -> None:
+    def store_failed(self, fault: StoreFault) -> None:
         self.counts["write failures"] += 1
         path = printable(self.settings.state_path)
         begins = "%s cannot be used: %s; changes are kept in memory" % (path, fault)
         self.faults.begin(Fault("store", "", begins, "%s can be used again" % path))
-        if aside:
-            self.warn("The damaged store is kept as %s" % printable(aside))
+        if self.store is not None and fault.damaged:
+            with suppress(OSError):  # the fault goes on, and so do the attempts
+                self.warn("The damaged store is kept as %s" % printable(self.store.move_aside()))
 
-    def move_aside(self, fault: StoreFault) -> str:
-        # Moves a damaged store out of the way. Returns its new name; "" = it is not damaged, or cannot be moved.
-        try:
-            return self.store.move_aside() if self.store is not None and fault.damaged else ""
-        except OSError:
-            return ""  # the fault goes on, and so do the attempts
+    def report_gap(self, why: str, begin: Moment, end: Moment) -> None:
+        what = "Not watching"
+        if why == "replaced":
+            what = "%s was replaced and lacks what happened" % printable(self.settings.state_path)
+        self.warn("%s from %s to %s" % (what, stamp(int(begin.wall)), stamp(int(end.wall))))
+        if self.store is not None:
+            self.store.pending.append((SAVE_GAP, [(begin.wall, end.wall, None, why)]))
 
     def recovered(self, sink: str) -> None:
         self.faults.end(sink)
@@ -2347,56 +2596,27 @@ class Monitor:
         if self.store is not None:
             self.take_up(self.store)
         if self.trail is None:
-            self.warn(
-                "%s is in use by another monitor: reporting to the console only" % printable(self.settings.log_path)
-            )
+            path = printable(self.settings.log_path)
+            self.warn("%s is in use by another monitor: reporting to the console only" % path)
         elif self.trail.descriptor >= 0:
             with suppress(OSError):  # reported and retried at the first line
                 self.trail.mend()  # after `take_up`, which finishes a line that a crash cut short
 
     def take_up(self, store: Store) -> None:
         # Takes over what the last run left. Reports nothing before it knows the number of the next line.
-        now = moment()
-        loaded: Loaded | None = None
-        fault: StoreFault | None = None
-        aside = ""
-        for _ in range(2):  # again, if a damaged store made room for a new one
+        problem, patience = StoreFault("it was not opened"), time.monotonic() + STORE_PATIENCE_S
+        while not self.stopping:
             try:
-                store.open()
-                loaded = store.load(self.settings, now)
-                break
-            except StoreFault as caught:
-                fault, aside = caught, self.move_aside(caught) or aside
-                if not aside:
+                self.reopen(store, moment())
+                return
+            except StoreFault as fault:
+                problem = fault
+                if not fault.locked or time.monotonic() >= patience:
                     break
-        if loaded is None:
-            # The store may come back, with what it has: no earlier run can have reached these numbers.
-            self.table.sessions = int(max(now.wall, UNREACHED_S) * 1000)
-            self.outbox.delivered = Delivered(self.table.sessions)
-        else:
-            self.loaded = True
-            self.table, self.watched, self.same_boot = loaded.table, loaded.watched, loaded.same_boot
-            self.clocks.last = self.watched if self.same_boot else None
-            away = now.wall - self.watched.wall if self.watched else 0.0
-            self.clocks.steady = loaded.steady if self.same_boot or 0 <= away <= 7 * DAY_S else 0.0
-            self.outbox.delivered = loaded.delivered
-        if fault is not None:
-            self.store_failed(fault, aside)
-        if loaded is not None:
-            self.faults.end("store")
-            warning = self.outbox.recover()
-            if warning:
-                self.warn(warning)
-            self.take_up_hooks(loaded.jobs)
-
-    def take_up_hooks(self, jobs: Sequence[Record]) -> None:
-        # The hook runs that the last run left.
-        if self.settings.on_change_script:
-            for job in jobs:
-                self.hooks.add(job)
-        elif jobs:
-            self.hooks.marks.update((job.seq, HOOK_DROPPED) for job in jobs)
-            self.warn("%s dropped: ON_CHANGE_SCRIPT is no longer set" % counted(len(jobs), "hook run"))
+            self.stopping = bool(self.wait(time.monotonic() + LOCKED_S) & {signal.SIGTERM, signal.SIGINT})
+        last, self.table.sessions = store.numbers(moment())
+        self.outbox.delivered = Delivered(last)
+        self.store_failed(problem)  # it may come back, with what it has
 
     # The loop
 
@@ -2484,12 +2704,14 @@ class Monitor:
         self.faults.end("reading")
         watched, self.watched = self.watched, None
         if watched is not None:
-            self.warn("Not watching from %s to %s" % (stamp(int(watched.wall)), stamp(int(now.wall))))
+            self.report_gap("no monitor", watched, now)
         names = (identity[0] for identity in self.table.rows)
         reading = parse(blocks, answer.complaints, self.memo, names, self.settings.interface)
         faults, last = faults_of(reading, self.table, self.settings), self.table.sessions
         first = self.table.last is None  # it may change every row, which a crash must not lose
         events = decide(self.table, reading, now, self.settings)
+        if self.first is None:
+            self.first, self.first_session = now, self.table.sessions
         if watched is not None:
             gap = now.boot - watched.boot if self.same_boot else max(0.0, now.wall - watched.wall)
             events = add_gap(self.table, events, last, watched, gap)
@@ -2511,6 +2733,11 @@ class Monitor:
             self.checkpoint = now + CHECKPOINT_S
             self.prune_history()
         self.flush(checkpoint=read and (due or first))
+        if read and self.store is not None and "store" not in self.faults:
+            try:
+                self.store.take_note(self.outbox.delivered.last, self.table.sessions, self.table.last)
+            except StoreFault as fault:
+                self.store_failed(fault)
         if read and not gc.isenabled():
             gc.freeze()  # the table stays: the collector would look at each of its rows, again and again
             gc.set_threshold(VALUES_PER_COLLECTION)
@@ -2535,10 +2762,10 @@ class Monitor:
             return
         try:
             if names:
-                self.store.forget(names)
-            self.store.prune(now.wall - self.settings.history_days * DAY_S)
+                self.store.forget(names, now)
+            self.store.prune(now.wall - self.settings.history_days * DAY_S, self.outbox.delivered.complete)
         except StoreFault as fault:
-            self.store_failed(fault, self.move_aside(fault))
+            self.store_failed(fault)
 
     def reap_hooks(self) -> None:
         for run in self.hooks.reap():
@@ -2550,8 +2777,9 @@ class Monitor:
                 self.note("DEBUG", run.words())
 
     def start_hooks(self) -> None:
-        hooks = self.hooks
-        if not hooks.waiting:
+        hooks, store = self.hooks, self.store
+        held = store is not None and store.saved is None and store.existed
+        if not hooks.waiting or (held and time.monotonic() < self.started + HOOKS_HELD_S):
             return
         reports = list(hooks.start())
         path = printable(hooks.path)
@@ -2585,7 +2813,7 @@ class Monitor:
                 for seq in marks:
                     del self.hooks.marks[seq]
             except StoreFault as fault:
-                self.store_failed(fault, self.move_aside(fault))
+                self.store_failed(fault)
 
     def reload(self) -> None:
         # SIGHUP: opens the trail again.
@@ -2625,7 +2853,7 @@ class Monitor:
         for run in self.hooks.running.values():
             kill_group(run.process.pid)
         if left:
-            later = "; they run again at the next start" if self.store else ""
+            later = "; they run again at the next start" if self.store and self.store.saved else ""
             self.warn("%s did not finish%s" % (counted(left, "hook run"), later))
         figures = (self.counts["readings"], self.counts["failed"], self.counts["events"])
         watched = "Monitor stopped | Watched: %s" % duration(time.monotonic() - self.started)
@@ -2672,11 +2900,11 @@ def interface_names(text: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def kinds_of(text: str) -> frozenset[str]:
-    kinds = [kind.strip() for kind in text.split(",")]
-    if not all(kind in EVENT_KINDS for kind in kinds):
+def kinds(text: str) -> frozenset[str]:
+    names = frozenset(name.strip() for name in text.split(","))
+    if not names.issubset(EVENT_KINDS):
         raise ValueError("events separated by commas: " + ", ".join(EVENT_KINDS))
-    return frozenset(kinds)
+    return names
 
 
 def a_path(text: str) -> str:
@@ -2715,9 +2943,7 @@ OPTIONS = (
     Option("INTERFACE", "", "NAMES", interface_names, "interfaces to watch, separated by commas; empty: all"),
     Option("ON_CHANGE_SCRIPT", "", "FILE", a_path, "the hook: a program to run when a peer changes; empty: none"),
     Option("SCRIPT_TIMEOUT", "30", "SECONDS", SECONDS, "seconds after which a hook is killed"),
-    Option(
-        "SCRIPT_EVENTS", "ONLINE,OFFLINE,REMOVED", "EVENTS", kinds_of, "events that run the hook, separated by commas"
-    ),
+    Option("SCRIPT_EVENTS", "ONLINE,OFFLINE,REMOVED", "EVENTS", kinds, "events that run the hook, separated by commas"),
     Option("STATE_PATH", "", "FILE", a_path, "the store, under /var/lib, /run or /tmp; empty: none"),
     Option("HISTORY_DAYS", "365", "DAYS", whole_number(1, 36_500, "days"), "days of history that the store keeps"),
     Option("DEBUG", "false", "", a_boolean, "report every step: true or false; the flag alone means true"),
@@ -2764,14 +2990,19 @@ def find_place(name: str, path: str, roots: Sequence[str], judge: Callable[[str]
 
 
 def place_of_trail(settings: Settings) -> str:
-    name, path = settings.names["log_path"], settings.log_path
-    return find_place(name, path, TRAIL_ROOTS, lambda p: judge_trail(os.lstat(p)) if os.path.lexists(p) else "")
+    def judge(path: str) -> str:
+        store = os.path.realpath(os.path.dirname(settings.state_path)) + "/" + os.path.basename(settings.state_path)
+        if settings.state_path and path in [store + suffix for suffix in STORE_SUFFIXES]:
+            return "it is a file of the store"
+        return judge_trail(os.lstat(path)) if os.path.lexists(path) else ""
+
+    return find_place(settings.names["log_path"], settings.log_path, TRAIL_ROOTS, judge)
 
 
 def place_of_store(settings: Settings) -> str:
     # "" = there is none. Errors: Refusal.
     def judge(path: str) -> str:
-        for file in (path, path + ".lock"):
+        for file in (path + suffix for suffix in STORE_SUFFIXES):
             if os.path.lexists(file) and not stat.S_ISREG(os.lstat(file).st_mode):
                 return "%s is not a regular file" % printable(file)
         directory = os.path.dirname(path)
@@ -2813,15 +3044,11 @@ def build_parser() -> Any:
         def error(self, message: str) -> NoReturn:
             raise Refusal("invalid usage", printable(message), "see --help")
 
-    parser = Parser(
-        prog="wg-monitor",
-        usage="wg-monitor [check] [OPTION]...",
-        description="Watch WireGuard peers and record who was online when.",
-        epilog="'check' reports whether settings, wg, permissions, paths and hook are fit, and ends. Exit codes: 0"
-        " done, 1 failure, 2 invalid usage or settings, 4 not permitted, 5 wg is not installed.",
-        allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=100),
-    )
+    parser = Parser("wg-monitor", "wg-monitor [check] [OPTION]...", allow_abbrev=False)
+    parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
+    parser.description = "Watch WireGuard peers and record who was online when."
+    parser.epilog = """'check' reports whether settings, wg, permissions, paths and hook are fit, and ends. Exit codes: 0
+        done, 1 failure, 2 invalid usage or settings, 4 not permitted, 5 wg is not installed."""
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version="wg_monitor " + VERSION)
     parser.add_argument("--from-environment", action="store_true", help="also read the settings below from variables")
