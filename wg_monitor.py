@@ -57,6 +57,7 @@ HOOK_OUTPUT_MAX = 4096  # bytes
 HOOK_GRACE_S = 5
 HOT_READINGS = 32  # during which lines that all change are not compared
 VALUES_PER_COLLECTION = 50_000  # a reading of 10,000 peers makes that many, which are gone at its end
+IPS_SHOWN = 16  # in a line, of each peer
 ENDPOINTS_MAX = 32  # the last ones of a session: a peer that roams for months stays bounded
 LINES_AT_ONCE = 256  # per write; a storm in one write takes megabytes, which the C library does not give back
 LINES_IN_BATCH = 10_000  # between two updates of the store
@@ -415,26 +416,28 @@ def host_of(ip: str) -> str:
 
 def ips_text(allowed_ips: str) -> str:
     # [IP: a], [IPs: a, b]; networks only if there is no host address; [IP: N/A].
-    ips = allowed_ips.split(",") if allowed_ips else []
-    hosts = [host for host in map(host_of, ips) if host]
-    return listed_ips(hosts or ips, bool(hosts) or not ips)
+    return listed_ips(hosts_or_all(allowed_ips.split(",") if allowed_ips else []))
 
 
-def listed_ips(ips: Sequence[str], hosts: bool, limit: int = 16) -> str:
-    shown = [ip[:50] for ip in ips[:limit]]
-    if len(ips) > limit:
-        shown.append("%d more" % (len(ips) - limit))
-    return "[%s: %s]" % ("IP" if hosts and len(ips) < 2 else "IPs", ", ".join(shown) or "N/A")
+def hosts_or_all(ips: list[str]) -> list[str]:
+    return [ip for ip in ips if host_of(ip)] or ips
+
+
+def listed_ips(ips: Sequence[str]) -> str:
+    shown = [(host_of(ip) or ip)[:50] for ip in ips[:IPS_SHOWN]]
+    if len(ips) > IPS_SHOWN:
+        shown.append("%d more" % (len(ips) - IPS_SHOWN))
+    return "[%s: %s]" % ("IP" if len(ips) < 2 and all(map(host_of, ips)) else "IPs", ", ".join(shown) or "N/A")
 
 
 def changed_ips_text(after: str, before: str) -> str:
-    # [IP: new] from [IP: old]; all of them, the difference first, if those two would look the same.
-    if ips_text(after) != ips_text(before):
-        return "%s from %s" % (ips_text(after), ips_text(before))
-    texts = []
-    for ips, others in (after, before), (before, after):
-        ordered = sorted(ips.split(","), key=set(others.split(",")).__contains__)
-        texts.append(listed_ips([host_of(ip) or ip for ip in ordered], all(map(host_of, ordered))))
+    # [IP: new] from [IP: old] if that shows every address and network that came or went; otherwise all of them, the
+    # difference first.
+    new, old = (text.split(",") if text else [] for text in (after, before))
+    texts, sides = [ips_text(after), ips_text(before)], [(new, old), (old, new)]
+    hidden = [set(ips).difference(others, hosts_or_all(ips)[:IPS_SHOWN]) for ips, others in sides]
+    if any(hidden) or texts[0] == texts[1]:
+        texts = [listed_ips(sorted(ips, key=set(others).__contains__)) for ips, others in sides]
     return " from ".join(texts)
 
 

@@ -1,12 +1,14 @@
 """Text from outside becomes printable, and numbers become readable."""
 
 import errno
+import random
 import unicodedata
-from typing import Iterator, NamedTuple
+from typing import Iterator, List, NamedTuple, Tuple
 
 import pytest
 
 import wg_monitor
+from scale import scaled
 from values import PRESHARED_KEY, PRIVATE_KEY, ids, zone
 
 AUTUMN = 1_698_400_800  # 2023-10-27 10:00:00 UTC
@@ -192,13 +194,65 @@ CHANGES = [
         ",".join(MANY[:19] + ["10.9.9.9/32"]),
         "[IPs: 10.0.0.19, %s, 4 more] from [IPs: 10.9.9.9, %s, 4 more]" % ((", ".join(BARE[:15]),) * 2),
     ),
+    Text("10.0.0.1/32,10.1.0.0/24", "10.0.0.2/32,10.1.0.0/24", "[IP: 10.0.0.1] from [IP: 10.0.0.2]"),
+    Text("10.1.0.0/24", "10.0.0.1/32,10.1.0.0/24", "[IPs: 10.1.0.0/24] from [IP: 10.0.0.1]"),
+    Text(
+        "10.77.0.2/32,10.77.0.9/32,0.0.0.0/0",
+        "10.77.0.2/32,10.20.0.0/16",
+        "[IPs: 10.77.0.9, 0.0.0.0/0, 10.77.0.2] from [IPs: 10.20.0.0/16, 10.77.0.2]",
+    ),
+    Text("10.0.0.2/32,::/0", "10.0.0.1/32,10.1.0.0/24", "[IPs: 10.0.0.2, ::/0] from [IPs: 10.0.0.1, 10.1.0.0/24]"),
+    Text("", "10.0.0.1/32,10.1.0.0/24", "[IP: N/A] from [IPs: 10.0.0.1, 10.1.0.0/24]"),
+    Text(",".join(MANY[:20]), "", "[IPs: %s, 4 more] from [IP: N/A]" % ", ".join(BARE[:16])),
+    Text(
+        "10.0.0.1/32",
+        "10.0.0.2/32," + ",".join("10.%d.0.0/16" % n for n in range(20)),
+        "[IP: 10.0.0.1] from [IPs: 10.0.0.2, %s, 5 more]" % ", ".join("10.%d.0.0/16" % n for n in range(15)),
+    ),
 ]
 
 
 @pytest.mark.parametrize(
     ("after", "before", "shown"),
     CHANGES,
-    ids=["another host", "none left", "a network beside the host", "another network beside the host", "the last of many"],
-)
+    ids=[
+        "another host", "none left", "a network beside the host", "another network beside the host", "the last of many",
+        "another host, and the networks are the same", "the host is gone and the network stays",
+        "another host, and a network came too", "another host, and networks came and went", "a host and a network are gone",
+        "every host of many, and none before", "many networks that a host hid",
+    ],
+)  # fmt: skip
 def test_changed_allowed_ips(after: str, before: str, shown: str) -> None:
     assert wg_monitor.changed_ips_text(after, before) == shown
+
+
+def shown_in(text: str) -> Tuple[List[str], int]:
+    """What stands between the brackets, and how many more there are."""
+    shown = text[text.index(": ") + 2 : -1].split(", ")
+    more = int(shown.pop().split(" ")[0]) if shown[-1].endswith(" more") else 0
+    return ([] if shown == ["N/A"] else shown), more
+
+
+def test_every_address_and_network_that_came_or_went_is_shown() -> None:
+    """In the short form if that shows them all, otherwise first in the long one, up to its bound."""
+    chance, long_forms = random.Random(7), 0
+    networks = ["10.%d.0.0/16" % n for n in range(8)] + ["fd00:%d::/32" % n for n in range(4)] + ["0.0.0.0/0", "::/0"]
+    pool = [*MANY[:12], *("fd00::%d/128" % n for n in range(6)), *networks]
+    for _ in range(scaled(20_000)):
+        before = chance.sample(pool, chance.choice((0, 1, 2, 3, 5, len(pool))))
+        after = [ip for ip in before if chance.random() < 0.7] + chance.sample(pool, chance.choice((0, 1, 2, 18)))
+        after = chance.sample(list(dict.fromkeys(after)), len(set(after)))
+        came = [wg_monitor.host_of(ip) or ip for ip in after if ip not in before]
+        went = [wg_monitor.host_of(ip) or ip for ip in before if ip not in after]
+        short = [wg_monitor.ips_text(",".join(ips)) for ips in (after, before)]
+        told = wg_monitor.changed_ips_text(",".join(after), ",".join(before)).split(" from ")
+        if short[0] != short[1] and all(set(d) <= set(shown_in(text)[0]) for d, text in zip((came, went), short)):
+            assert told == short
+            continue
+        long_forms += 1
+        for ips, difference, text in zip((after, before), (came, went), told):
+            shown, more = shown_in(text)
+            assert len(shown) == min(len(ips), 16) and len(shown) + more == len(ips)
+            assert shown[: len(difference)] == difference[:16]
+            assert set(shown) <= {wg_monitor.host_of(ip) or ip for ip in ips}
+    assert long_forms > scaled(20_000) // 10
