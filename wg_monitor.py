@@ -1243,42 +1243,42 @@ class TrailBusy(OSError):
     """Another monitor holds the trail."""
 
 
-def open_trail(path: str) -> int:
-    """A descriptor of the trail, locked. Errors: OSError, whose message tells the administrator what to do.
+def open_file(path: str, mode: int) -> int:
+    """A descriptor of the trail or of its lock; `mode` is that of a new file. Errors: OSError, whose message tells the
+    administrator what to do.
 
-    Whoever can write to the directory must not be able to make root append to /etc/shadow: the trail is no link, no
+    Whoever can write to the directory must not be able to make root append to /etc/shadow: the file is no link, no
     device, no second name of another file, and no other user's file."""
     directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if os.readlink("/proc/self/fd/%d" % directory) != os.path.dirname(path):
             raise OSError("a directory above it was replaced")
-        name = os.path.basename(path)
         flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o640, dir_fd=directory)
+            descriptor = os.open(os.path.basename(path), flags | os.O_CREAT | os.O_EXCL, mode, dir_fd=directory)
         except FileExistsError:
-            descriptor = os.open(name, flags, dir_fd=directory)
+            descriptor = os.open(os.path.basename(path), flags, dir_fd=directory)
         else:
-            os.fchmod(descriptor, 0o640)  # regardless of the umask
+            os.fchmod(descriptor, mode)  # regardless of the umask
             os.fsync(directory)
     finally:
         os.close(directory)
-    try:
-        complaint = judge_trail(os.fstat(descriptor))
-        if complaint:
-            raise OSError(complaint)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TrailBusy("another monitor writes to it") from None
-    except BaseException:
+    complaint = judge_trail(os.fstat(descriptor))
+    if complaint:
         os.close(descriptor)
-        raise
+        raise OSError(complaint)
     return descriptor
 
 
+def has_name(descriptor: int, path: str) -> bool:
+    # Whether an open file still is what stands there.
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+    return False
+
+
 def judge_trail(status: os.stat_result) -> str:
-    # Why a file cannot be the trail; "" = it can.
+    # Why a file cannot be the trail, or its lock; "" = it can.
     if not stat.S_ISREG(status.st_mode):
         return "it is a link" if stat.S_ISLNK(status.st_mode) else "it is not a regular file"
     if status.st_nlink > 1:
@@ -1289,31 +1289,54 @@ def judge_trail(status: os.stat_result) -> str:
 
 
 class Trail:
-    """The log file. It notices that it was moved or deleted, and goes on in a new file."""
+    """The log file. It notices that it was moved or deleted, and goes on in a new file. Its lock is a file beside it,
+    which no rotation moves and only its owner can open: one writer, whatever happens to the trail."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.descriptor = -1
+        self.descriptor = self.lock = -1
         self.cut = 0  # bytes of the next line that a full disk accepted; the rest goes to the same file
 
     def open(self) -> None:
-        self.descriptor = open_trail(self.path)
+        self.take_lock()
+        self.descriptor = open_file(self.path, 0o640)
+
+    def take_lock(self) -> None:
+        # Held until `close`; taken anew if the lock file was removed or replaced. Errors: OSError.
+        path = "%s/.%s.lock" % os.path.split(self.path)
+        if self.lock >= 0 and has_name(self.lock, path):
+            return
+        complaint = judge_trail(os.lstat(path)) if os.path.lexists(path) else ""
+        if complaint:  # `open_file` judges as well, but its errors do not name the lock
+            raise OSError("its lock %s cannot be used: %s" % (path, complaint))
+        lock = open_file(path, 0o600)
+        try:
+            os.fchmod(lock, 0o600)  # whoever can open it can take it
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not has_name(lock, path):
+                raise OSError("its lock was replaced")
+        except OSError as error:
+            os.close(lock)
+            raise TrailBusy("another monitor writes to it") if isinstance(error, BlockingIOError) else error from None
+        if self.lock >= 0:
+            os.close(self.lock)
+        self.lock = lock
+        with suppress(OSError):  # the disk is full: the lock holds without a pid
+            os.ftruncate(lock, 0)
+            os.write(lock, b"%d\n" % os.getpid())
 
     def position(self) -> Position:
         # Where the next line goes; opens the file for it. Errors: OSError.
-        if self.descriptor >= 0 and (os.fstat(self.descriptor).st_nlink == 0 if self.cut else not self.is_current()):
-            self.close()
+        self.take_lock()
+        if self.descriptor >= 0 and self.cut and os.fstat(self.descriptor).st_nlink == 0:
+            self.cut = 0
+        if self.descriptor >= 0 and not self.cut and not has_name(self.descriptor, self.path):
+            self.reopen()
         if self.descriptor < 0:
             self.open()
             self.mend()
         status = os.fstat(self.descriptor)
         return Position(status.st_dev, status.st_ino, status.st_size - self.cut)
-
-    def is_current(self) -> bool:
-        # Whether the open file still has the trail's name.
-        with suppress(FileNotFoundError):
-            return os.path.samestat(os.stat(self.path, follow_symlinks=False), os.fstat(self.descriptor))
-        return False
 
     def mend(self) -> None:
         # Ends a last line that another program left unfinished, so that the next line begins a line.
@@ -1322,7 +1345,7 @@ class Trail:
             if size and not self.cut and os.pread(self.descriptor, 1, size - 1) != b"\n":
                 os.write(self.descriptor, b"\n")
         except OSError:
-            self.close()
+            self.reopen()
             raise
 
     def write(self, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
@@ -1357,22 +1380,23 @@ class Trail:
                 struck += 1
         if torn and struck < len(lines) and lines[struck].startswith(torn):
             if self.descriptor < 0 or not os.path.sameopenfile(self.descriptor, descriptor):
-                self.close()
+                self.reopen()
                 self.descriptor = os.dup(descriptor)
-                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.cut = len(torn)
         os.close(descriptor)
         return struck
 
     def reopen(self) -> None:
         # The next line opens the file again, unless it has to finish a line.
-        if not self.cut:
-            self.close()
+        if self.descriptor >= 0 and not self.cut:
+            os.close(self.descriptor)
+            self.descriptor = -1
 
     def close(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-        self.descriptor, self.cut = -1, 0
+        for descriptor in (self.descriptor, self.lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.descriptor, self.lock, self.cut = -1, -1, 0
 
 
 def find_inode(directory: str, position: Position) -> int:
@@ -3119,10 +3143,9 @@ def open_own_trail(path: str, waiting: bool) -> Trail | None:
     trail = Trail(path)
     try:
         trail.open()
-    except TrailBusy:
-        return trail if waiting else None
-    except OSError:
-        pass  # a fault of the environment: reported and retried at the first line
+    except OSError as error:  # a fault of the environment: reported and retried at the first line
+        if isinstance(error, TrailBusy) and not waiting:
+            return None
     return trail
 
 

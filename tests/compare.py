@@ -832,7 +832,7 @@ class Stage:
                 other.open()
                 self.other = other
             except OSError:
-                pass
+                other.close()  # it may have the lock already
         elif self.other is not None:
             self.other.close()
             self.other = None

@@ -29,6 +29,7 @@ THRESHOLD_S = 36_000
 # Every run can reach these, and each of the first group once.
 SEAMS_OF_START = (
     "before opening the store", "after opening the store", "before loading the store", "after loading the store",
+    "before taking the trail's lock", "after taking the trail's lock",
     "before opening the trail", "after opening the trail", "before mending the trail", "after mending the trail",
 )  # fmt: skip
 SEAMS = (

@@ -1,6 +1,8 @@
 """The trail of a running daemon: rotation, deletion, a full disk, a second monitor."""
 
+import fcntl
 import re
+import signal
 import stat
 import subprocess
 from typing import List
@@ -59,6 +61,7 @@ def test_a_trail_whose_directory_disappears_receives_its_lines_once_the_director
     monitor = place.start("--log-path", "/var/log/deep/trail")
     wait_for("ONLINE", lambda: any(" ONLINE " in line for line in lines_of(directory / "trail")))
     (directory / "trail").unlink()
+    (directory / ".trail.lock").unlink()
     directory.rmdir()
     device.publish([])
     monitor.hear(r"\[WARN\] /var/log/deep/trail cannot be written: No such file or directory.*")
@@ -78,7 +81,7 @@ def test_a_full_disk_tears_no_line(place: Place) -> None:
     device = place.device(peers=[])
     monitor = place.start("--log-path", "/var/log/disk/trail")
     wait_for("a trail", lambda: lines_of(trail))
-    (disk / "ballast").write_bytes(b"x" * 61_000)
+    (disk / "ballast").write_bytes(b"x" * 57_000)
     device.publish([peer(number, now()) for number in range(500)])  # 50 KiB of lines
     monitor.hear(r"\[WARN\] /var/log/disk/trail cannot be written: No space left on device.*")
     device.settle()
@@ -112,6 +115,93 @@ def test_a_second_monitor_on_the_same_trail_reports_to_the_console_only(place: P
     assert by_hand.stop() == 0
     assert service.stop() == 0
     assert lines_of(place.trail) == service.console()
+
+
+def test_a_second_monitor_cannot_take_a_trail_that_was_just_rotated(place: Place) -> None:
+    """Between a rotation and the next line, no process has the new file."""
+    one = peer(1, now())
+    device = place.device(peers=[one])
+    service = place.start()
+    service.see(told("ONLINE", one, "new"))
+    rotated = place.logs / "wg_monitor.log.1"
+    place.trail.rename(rotated)
+    place.trail.touch(0o640)
+    by_hand = place.start("--debug")
+    by_hand.hear(r"\[WARN\] .*another monitor.*")
+    by_hand.hear(re.escape(told("ONLINE", one, "new")))
+    assert not place.trail.read_bytes()
+    device.publish([])
+    service.see(told("REMOVED", one))
+    assert by_hand.stop() == 0
+    assert service.stop() == 0
+    assert lines_of(rotated) + lines_of(place.trail) == service.console()
+
+
+def test_the_lines_of_a_second_monitor_with_a_store_wait_until_the_first_one_ends(place: Place) -> None:
+    one = peer(1, now())
+    place.device(peers=[one])
+    service = place.start()
+    service.see(told("ONLINE", one, "new"))
+    place.trail.rename(place.logs / "wg_monitor.log.1")
+    second = place.start("--state-path", str(place.path / "state.db"))
+    second.hear(r"\[WARN\] .*/wg_monitor.log cannot be written: another monitor writes to it; .*")
+    second.hear(re.escape(told("ONLINE", one, "new")))
+    assert service.stop() == 0
+    second.match(r"\[WARN\] .*/wg_monitor.log can be written again after .*")
+    assert second.stop() == 0
+    assert lines_of(place.trail) == service.console()[-1:] + second.console()
+
+
+def test_who_may_only_read_the_trail_cannot_silence_it(place: Place) -> None:
+    one = peer(1, now())
+    device = place.device(peers=[one])
+    place.trail.touch(0o640)
+    reader = place.trail.open("rb")
+    place.stack.callback(reader.close)
+    fcntl.flock(reader, fcntl.LOCK_EX)
+    monitor = place.start()
+    monitor.see(told("ONLINE", one, "new"))
+    place.trail.rename(place.logs / "wg_monitor.log.1")
+    place.trail.touch(0o640)
+    other = place.trail.open("rb")
+    place.stack.callback(other.close)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    device.publish([])
+    monitor.see(told("REMOVED", one))
+    assert monitor.stop() == 0
+    assert not [line for line in monitor.console() if "[WARN]" in line]
+
+
+def test_the_lock_names_its_holder_and_outlives_it(place: Place) -> None:
+    lock = place.logs / ".wg_monitor.log.lock"
+    device = place.device()
+    first = place.start()
+    device.settle()
+    assert lock.read_text() == "%d\n" % first.pid
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+    inode = lock.stat().st_ino
+    first.stop(signal.SIGKILL)
+    second = place.start()
+    second.hear("Monitor started .*")
+    assert (lock.read_text(), lock.stat().st_ino) == ("%d\n" % second.pid, inode)
+    assert second.stop() == 0
+    assert lines_of(place.trail) == first.console() + second.console()
+
+
+def test_a_lock_that_cannot_be_used_is_a_fault_that_passes(place: Place) -> None:
+    lock = place.logs / ".wg_monitor.log.lock"
+    lock.symlink_to(place.path / "elsewhere")
+    one = peer(1, now())
+    place.device(peers=[one])
+    monitor = place.start()
+    why = "its lock /var/log/.wg_monitor.log.lock cannot be used: it is a link"
+    monitor.hear(r"\[WARN\] /var/log/wg_monitor.log cannot be written: %s; its lines are kept in memory" % why)
+    monitor.hear(re.escape(told("ONLINE", one, "new")))
+    assert not place.trail.exists() and not (place.path / "elsewhere").exists()
+    lock.unlink()
+    monitor.match(r"\[WARN\] /var/log/wg_monitor.log can be written again after .*")
+    assert monitor.stop() == 0
+    assert lines_of(place.trail) == monitor.console()
 
 
 def test_an_incomplete_last_line_does_not_merge_with_the_next(place: Place) -> None:

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -212,13 +213,14 @@ def test_it_is_refused_and_untouched(trail: Trail, tmp_path: Path, case: Unfit) 
     other = tmp_path / "shadow"
     other.write_text("root:secret\n")
     case.make(Path(trail.path), other)
+    trail.take_lock()
     before, count = os.lstat(trail.path), len(os.listdir("/proc/self/fd"))
     with pytest.raises(OSError, match=case.why):
         trail.position()
     assert other.read_text() == "root:secret\n"
     after = os.lstat(trail.path)
     assert (before.st_mode, before.st_size, before.st_uid) == (after.st_mode, after.st_size, after.st_uid)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["shadow", "trail.log"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".trail.log.lock", "shadow", "trail.log"]
     assert len(os.listdir("/proc/self/fd")) == count, "a descriptor was left open"
 
 
@@ -248,10 +250,22 @@ def test_what_takes_the_trails_place_later_is_refused_too(trail: Trail, tmp_path
 
 # --- One writer ---------------------------------------------------------------------------------------------------
 
-HOLD = "import sys, wg_monitor; wg_monitor.open_trail(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+HOLD = """
+import sys, wg_monitor
+trail = wg_monitor.Trail(sys.argv[1])
+trail.open()
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
-def test_a_second_writer_is_kept_out_until_the_first_one_ends(trail: Trail, tmp_path: Path) -> None:
+def lock_of(trail: Trail) -> Path:
+    path = Path(trail.path)
+    return path.with_name(".%s.lock" % path.name)
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_a_second_writer_is_kept_out_until_the_first_one_ends(trail: Trail, end: int) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, trail.path],
         cwd=str(Path(wg_monitor.__file__).parent),
@@ -263,29 +277,126 @@ def test_a_second_writer_is_kept_out_until_the_first_one_ends(trail: Trail, tmp_
         trail.position()
     assert wg_monitor.open_own_trail(trail.path, waiting=False) is None
     assert wg_monitor.open_own_trail(trail.path, waiting=True) is not None
+    assert lock_of(trail).read_text() == "%d\n" % holder.pid, "a monitor without the lock changed it"
+    holder.send_signal(end)
     holder.communicate()
+    assert lock_of(trail).read_text() == "%d\n" % holder.pid
     tell(trail, "mine")
     assert told(Path(trail.path)) == ["mine"]
+    assert lock_of(trail).read_text() == "%d\n" % os.getpid()
 
 
-def test_the_lock_is_taken_again_after_a_rotation(trail: Trail) -> None:
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
+def test_a_new_lock_is_for_its_owner_only_whatever_the_umask_says(trail: Trail, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        trail.open()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(lock_of(trail).stat().st_mode) == 0o600
+    assert not os.get_inheritable(trail.lock)
+
+
+def test_a_lock_that_others_can_read_is_closed_to_them_and_an_old_pid_is_replaced(trail: Trail) -> None:
+    lock_of(trail).write_text("4294967295\nand more\n")
+    lock_of(trail).chmod(0o644)
+    trail.open()
+    assert stat.S_IMODE(lock_of(trail).stat().st_mode) == 0o600
+    assert lock_of(trail).read_text() == "%d\n" % os.getpid()
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["moved", "moved and made anew"])
+def test_the_lock_is_held_from_a_rotation_to_the_next_line(trail: Trail, anew: bool) -> None:
     tell(trail, "one")
     os.rename(trail.path, trail.path + ".1")
+    if anew:
+        Path(trail.path).touch(0o640)
+    with pytest.raises(TrailBusy):
+        Trail(trail.path).open()
+    trail.reopen()  # as SIGHUP does
+    with pytest.raises(TrailBusy):
+        Trail(trail.path).open()
     tell(trail, "two")
     with pytest.raises(TrailBusy):
         Trail(trail.path).open()
+    assert told(Path(trail.path)) == ["two"]
 
 
-def test_a_rotated_trail_that_another_monitor_took_costs_no_line(trail: Trail) -> None:
+def test_a_lock_on_the_trail_itself_concerns_nobody(trail: Trail) -> None:
+    Path(trail.path).touch(0o640)
+    with open(trail.path) as reader:
+        fcntl.flock(reader, fcntl.LOCK_EX)
+        tell(trail, "one")
+    assert told(Path(trail.path)) == ["one"]
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+def test_a_lock_that_was_deleted_or_replaced_is_taken_anew(trail: Trail, replaced: bool) -> None:
     tell(trail, "one")
-    os.rename(trail.path, trail.path + ".1")
-    other = Trail(trail.path)
-    tell(other, "theirs")
-    with pytest.raises(TrailBusy):
-        trail.position()
-    other.close()
+    count = len(os.listdir("/proc/self/fd"))
+    lock_of(trail).rename(lock_of(trail).with_name("aside"))
+    if replaced:
+        lock_of(trail).touch(0o644)
     tell(trail, "two")
-    assert told(Path(trail.path)) == ["theirs", "two"]
+    assert lock_of(trail).read_text() == "%d\n" % os.getpid()
+    assert stat.S_IMODE(lock_of(trail).stat().st_mode) == 0o600
+    with pytest.raises(TrailBusy):
+        Trail(trail.path).open()
+    assert told(Path(trail.path)) == ["one", "two"]
+    assert len(os.listdir("/proc/self/fd")) == count, "a descriptor was left open"
+
+
+def test_a_new_lock_that_another_monitor_took_costs_no_line(trail: Trail) -> None:
+    outbox = Outbox(None, trail)
+    put(outbox, [1])
+    pass_on(outbox)
+    lock_of(trail).unlink()
+    other = Trail(trail.path)
+    tell(other, "line 77")
+    put(outbox, [2, 3])
+    for _ in range(2):
+        with pytest.raises(TrailBusy):
+            pass_on(outbox)
+    other.close()
+    pass_on(outbox)
+    assert numbers_in(Path(trail.path)) == [1, 77, 2, 3]
+
+
+# What the warning says about the lock, for what cannot be a trail either.
+UNFIT_LOCKS = dict(zip((case.name for case in UNFIT), ["it is a link"] * 2 + ["it has 2 names"] + ["not a regular file"] * 4))
+
+
+@pytest.mark.parametrize("case", UNFIT, ids=ids(UNFIT))
+def test_a_lock_that_is_unfit_is_refused_and_untouched(trail: Trail, tmp_path: Path, case: Unfit) -> None:
+    other = tmp_path / "shadow"
+    other.write_text("root:secret\n")
+    case.make(lock_of(trail), other)
+    before, count = os.lstat(str(lock_of(trail))), len(os.listdir("/proc/self/fd"))
+    why = UNFIT_LOCKS.get(case.name, case.why)
+    for _ in range(2):
+        with pytest.raises(OSError, match="^its lock %s cannot be used: .*%s" % (lock_of(trail), why)) as caught:
+            trail.position()
+        assert not isinstance(caught.value, TrailBusy)
+    after = os.lstat(str(lock_of(trail)))
+    assert (before.st_mode, before.st_size, before.st_uid) == (after.st_mode, after.st_size, after.st_uid)
+    assert other.read_text() == "root:secret\n" and not os.path.exists(trail.path)
+    assert len(os.listdir("/proc/self/fd")) == count, "a descriptor was left open"
+
+
+def the_lock_is_held_on_a_full_disk_without_a_pid(disk: Path) -> None:
+    trail = Trail(str(disk / "trail.log"))
+    tell(trail, "first")
+    trail.close()
+    lock_of(trail).write_bytes(b"")
+    fill(disk)
+    trail.position()
+    assert lock_of(trail).read_bytes() == b""
+    with pytest.raises(TrailBusy):
+        Trail(trail.path).open()
+    free(disk)
+    tell(trail, "second")
+    assert told(Path(trail.path)) == ["first", "second"]
+    trail.close()
 
 
 # --- A full disk --------------------------------------------------------------------------------------------------
@@ -582,6 +693,7 @@ def test_a_line_is_on_the_disk_before_the_store_is_told(
         happened.append("commit")
 
     save = Store.save
+    trail.take_lock()
     monkeypatch.setattr(os, "fsync", fsync_)
     monkeypatch.setattr(os, "write", write_)
     monkeypatch.setattr(Store, "mark_trail", mark_)
@@ -604,6 +716,7 @@ def test_a_line_is_on_the_disk_before_the_store_is_told(
         a_line_cut_by_a_full_disk_is_finished_where_it_began,
         it_is_finished_in_the_file_that_was_moved_meanwhile,
         it_is_written_whole_where_that_file_was_deleted,
+        the_lock_is_held_on_a_full_disk_without_a_pid,
         an_unfinished_line_is_not_mended_in_a_way_that_tears_it_when_the_disk_is_full,
         the_line_that_is_in_the_trail_by_half_is_not_dropped,
     ],

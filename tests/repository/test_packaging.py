@@ -396,9 +396,9 @@ class Logs:
         assert run(logrotate, *options, "--state", str(self.status), str(self.rules)) == (0, "")
 
     def lines(self) -> List[bytes]:
-        """The lines of all files in the directory, oldest first."""
+        """The lines of all trails in the directory, oldest first."""
         found: List[bytes] = []
-        for path in sorted(self.directory.iterdir(), key=lambda path: -self.age(path)):
+        for path in sorted(self.directory.glob("wg_monitor*"), key=lambda path: -self.age(path)):
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             found += content.splitlines(keepends=True)
         return found
@@ -442,6 +442,22 @@ def test_missing_and_empty_trails_are_no_error(logs: Logs) -> None:
     (logs.directory / "wg_monitor.log").write_text("")
     logs.rotate("--force")
     assert [path.name for path in logs.directory.iterdir()] == ["wg_monitor.log"]
+
+
+def test_the_locks_of_the_trails_are_not_rotated(logs: Logs) -> None:
+    trails = [wg_monitor.Trail(str(logs.directory / name)) for name in ("wg_monitor.log", "wg_monitor-wg0.log")]
+    for trail in trails:
+        trail.position()
+        assert trail.write([b"line\n"]) == (1, None)
+    locks = {path: (path.stat().st_ino, path.read_bytes()) for path in logs.directory.glob(".*")}
+    assert sorted(path.name for path in locks) == [".wg_monitor-wg0.log.lock", ".wg_monitor.log.lock"]
+    logs.rotate("--force")
+    assert len(list(logs.directory.glob("wg_monitor*.log.1"))) == 2
+    assert {path: (path.stat().st_ino, path.read_bytes()) for path in logs.directory.glob(".*")} == locks
+    for trail in trails:
+        with pytest.raises(wg_monitor.TrailBusy):
+            wg_monitor.Trail(trail.path).open()
+        trail.close()
 
 
 def test_a_directory_that_a_group_can_write_is_rotated(logs: Logs) -> None:

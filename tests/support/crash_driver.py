@@ -121,7 +121,7 @@ def cut_trail(fault: Fault) -> None:
 
     def trail_write_(self: wg_monitor.Trail, lines: Any) -> Any:
         nonlocal inside, rest
-        inside, rest = True, self.cut > 0
+        inside, rest = True, bool(self.cut)
         try:
             return trail_write(self, lines)
         finally:
@@ -196,7 +196,8 @@ def main() -> int:
     cut_database(fault)
     cut_trail(fault)
     rotate(fault)
-    around(wg_monitor, "open_trail", fault, "opening the trail")
+    around(wg_monitor.Trail, "open", fault, "opening the trail")
+    around(wg_monitor.Trail, "take_lock", fault, "taking the trail's lock")
     around(wg_monitor, "find_inode", fault, "finding the trail's inode")
     around(wg_monitor.Trail, "resume", fault, "striking out lines")
     around(wg_monitor, "judge_script", fault, "starting a hook")
