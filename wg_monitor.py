@@ -1295,7 +1295,7 @@ class Trail:
     def __init__(self, path: str) -> None:
         self.path = path
         self.descriptor = self.lock = -1
-        self.cut = 0  # bytes of the next line that a full disk accepted; the rest goes to the same file
+        self.cut = b""  # the part of the next line that a full disk accepted; the rest goes to the same file
 
     def open(self) -> None:
         self.take_lock()
@@ -1328,15 +1328,20 @@ class Trail:
     def position(self) -> Position:
         # Where the next line goes; opens the file for it. Errors: OSError.
         self.take_lock()
-        if self.descriptor >= 0 and self.cut and os.fstat(self.descriptor).st_nlink == 0:
-            self.cut = 0
-        if self.descriptor >= 0 and not self.cut and not has_name(self.descriptor, self.path):
+        if self.descriptor >= 0 and not (self.has_cut() if self.cut else has_name(self.descriptor, self.path)):
+            self.cut = b""
             self.reopen()
         if self.descriptor < 0:
             self.open()
             self.mend()
         status = os.fstat(self.descriptor)
-        return Position(status.st_dev, status.st_ino, status.st_size - self.cut)
+        return Position(status.st_dev, status.st_ino, status.st_size - len(self.cut))
+
+    def has_cut(self) -> bool:
+        # Whether the open file still ends with the part of a line. If not, the line is written whole.
+        status, length = os.fstat(self.descriptor), len(self.cut)
+        end = os.pread(self.descriptor, length + 1, max(0, status.st_size - length - 1))
+        return status.st_nlink > 0 and end in (self.cut, b"\n" + self.cut)
 
     def mend(self) -> None:
         # Ends a last line that another program left unfinished, so that the next line begins a line.
@@ -1350,7 +1355,7 @@ class Trail:
 
     def write(self, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
         # Writes lines at `position`. Returns how many the file has in full, and the error that stopped the rest.
-        written = done = self.cut  # bytes of all lines, and of the lines in the current call
+        written = done = len(self.cut)  # bytes of all lines, and of the lines in the current call
         error: OSError | None = None
         try:
             for first in range(0, len(lines), LINES_AT_ONCE):
@@ -1364,7 +1369,7 @@ class Trail:
         except OSError as caught:
             error = caught
         whole = len(list(takewhile(lambda end: end <= written, accumulate(map(len, lines)))))
-        self.cut = written - sum(map(len, lines[:whole]))
+        self.cut = b"".join(lines[whole : whole + 1])[: written - sum(map(len, lines[:whole]))]
         return whole, error
 
     def resume(self, position: Position, lines: Sequence[bytes]) -> int:
@@ -1382,7 +1387,7 @@ class Trail:
             if self.descriptor < 0 or not os.path.sameopenfile(self.descriptor, descriptor):
                 self.reopen()
                 self.descriptor = os.dup(descriptor)
-            self.cut = len(torn)
+            self.cut = torn
         os.close(descriptor)
         return struck
 
@@ -1396,7 +1401,7 @@ class Trail:
         for descriptor in (self.descriptor, self.lock):
             if descriptor >= 0:
                 os.close(descriptor)
-        self.descriptor, self.lock, self.cut = -1, -1, 0
+        self.descriptor, self.lock, self.cut = -1, -1, b""
 
 
 def find_inode(directory: str, position: Position) -> int:

@@ -213,6 +213,23 @@ def test_trail_and_store_on_one_full_disk(place: DiskPlace) -> None:
     assert happened(monitor.trail()) == told
 
 
+def test_a_trail_that_was_emptied_on_a_full_disk_begins_with_a_whole_line(place: DiskPlace) -> None:
+    disk = place.memory(place.logs, 64)
+    wg0 = place.device(peers=[device.peer(1, int(time.time()))])
+    monitor = place.start()
+    monitor.match("ONLINE .* new .*")
+    disk.fill()
+    come_and_go(wg0, 2)
+    monitor.hear(r"\[WARN\] .*/wg_monitor.log cannot be written: .*")
+    assert not place.trail.read_bytes().endswith(b"\n"), "no line was cut"
+    place.trail.write_bytes(b"")
+    disk.free()
+    monitor.match(r"\[WARN\] .*/wg_monitor.log can be written again after .*")
+    assert monitor.stop() == 0
+    lines = lines_of(place.trail)
+    assert lines == monitor.console()[-len(lines) :]
+
+
 @pytest.mark.parametrize("signal_number", [15, 9], ids=["stopped", "killed"])
 def test_a_line_cut_by_a_full_disk_is_completed_after_a_restart(place: DiskPlace, signal_number: int) -> None:
     """The daemon restarts while the disk is still full. Once there is room, it completes the line without a duplicate."""

@@ -411,7 +411,7 @@ def write_until_full(trail: Trail) -> int:
         done, error = trail.write([line])
         whole += done
         if error is not None:
-            assert done == 0 and 0 < trail.cut < 100
+            assert done == 0 and trail.cut and line.startswith(trail.cut)
             return whole
 
 
@@ -428,7 +428,7 @@ def a_line_cut_by_a_full_disk_is_finished_where_it_began(disk: Path) -> None:
     fill(disk)
     whole = write_until_full(trail)
     size = Path(trail.path).stat().st_size
-    assert trail.position().size == size - trail.cut
+    assert trail.position().size == size - len(trail.cut)
     assert trail.write([("%08d " % whole).ljust(99, "x").encode() + b"\n"])[0] == 0  # still full
     assert Path(trail.path).stat().st_size == size
     free(disk)
@@ -465,6 +465,62 @@ def it_is_written_whole_where_that_file_was_deleted(disk: Path) -> None:
     free(disk)
     finish_cut_line(trail, whole)
     assert [len(line) for line in told(Path(trail.path))] == [99]
+    trail.close()
+
+
+def it_is_written_whole_where_that_file_was_emptied(disk: Path) -> None:
+    trail = Trail(str(disk / "trail.log"))
+    tell(trail, "first")
+    fill(disk)
+    whole = write_until_full(trail)
+    os.truncate(trail.path, 0)  # as `: > trail.log` does
+    free(disk)
+    finish_cut_line(trail, whole, "next")
+    assert [line[:8] for line in told(Path(trail.path))] == ["%08d" % whole, "next"]
+    trail.close()
+
+
+def it_is_written_whole_where_that_file_was_truncated_elsewhere(disk: Path) -> None:
+    """In the middle of an earlier line, at a byte that the cut line ends with as well."""
+    trail = Trail(str(disk / "trail.log"))
+    tell(trail, "first")
+    fill(disk)
+    whole = write_until_full(trail)
+    os.truncate(trail.path, len("first\n") + 100 + 50)
+    free(disk)
+    finish_cut_line(trail, whole, "next")
+    lines = told(Path(trail.path))
+    assert [line[:8] for line in lines] == ["first", "%08d" % 0, "%08d" % 1, "%08d" % whole, "next"]
+    assert [len(line) for line in lines] == [5, 99, 50, 99, 4]
+    trail.close()
+
+
+def it_is_written_whole_where_something_else_was_appended(disk: Path) -> None:
+    trail = Trail(str(disk / "trail.log"))
+    tell(trail, "first")
+    fill(disk)
+    whole = write_until_full(trail)
+    cut = trail.cut.decode()
+    free(disk)
+    with open(trail.path, "a") as file:
+        file.write(" a stranger")
+    finish_cut_line(trail, whole, "next")
+    lines = told(Path(trail.path))
+    assert lines[whole + 1 :] == [cut + " a stranger", ("%08d " % whole).ljust(99, "x"), "next"]
+    trail.close()
+
+
+def it_is_written_whole_in_the_new_file_where_the_moved_one_was_emptied(disk: Path) -> None:
+    trail = Trail(str(disk / "trail.log"))
+    tell(trail, "first")
+    fill(disk)
+    whole = write_until_full(trail)
+    rotated = disk / "trail.log.1"
+    Path(trail.path).rename(rotated)
+    os.truncate(str(rotated), 0)
+    free(disk)
+    finish_cut_line(trail, whole)
+    assert [len(line) for line in told(Path(trail.path))] == [99] and not rotated.read_bytes()
     trail.close()
 
 
@@ -513,7 +569,7 @@ def test_lines_are_struck_out_and_a_torn_one_is_finished(trail: Trail, case: Cra
     path.write_bytes(b"before\n" + case.found)
     position = Position(path.stat().st_dev, path.stat().st_ino, len(b"before\n"))
     struck = trail.resume(position, LINES)
-    assert (struck, trail.cut) == (case.struck, case.cut)
+    assert (struck, len(trail.cut)) == (case.struck, case.cut)
     if struck < len(LINES):
         trail.position()
         assert trail.write(LINES[struck:]) == (len(LINES) - struck, None)
@@ -716,6 +772,10 @@ def test_a_line_is_on_the_disk_before_the_store_is_told(
         a_line_cut_by_a_full_disk_is_finished_where_it_began,
         it_is_finished_in_the_file_that_was_moved_meanwhile,
         it_is_written_whole_where_that_file_was_deleted,
+        it_is_written_whole_where_that_file_was_emptied,
+        it_is_written_whole_where_that_file_was_truncated_elsewhere,
+        it_is_written_whole_where_something_else_was_appended,
+        it_is_written_whole_in_the_new_file_where_the_moved_one_was_emptied,
         the_lock_is_held_on_a_full_disk_without_a_pid,
         an_unfinished_line_is_not_mended_in_a_way_that_tears_it_when_the_disk_is_full,
         the_line_that_is_in_the_trail_by_half_is_not_dropped,
