@@ -1343,6 +1343,15 @@ class Trail:
         end = os.pread(self.descriptor, length + 1, max(0, status.st_size - length - 1))
         return status.st_nlink > 0 and end in (self.cut, b"\n" + self.cut)
 
+    def probe(self) -> None:
+        # Whether lines would reach the disk. Errors: OSError. After a failed fsync the next one succeeds, since the
+        # kernel reports an error once to each descriptor. So the last byte is written again, where it is: O_APPEND
+        # cannot do that.
+        last = max(0, self.position().size - 1)
+        with open("/proc/self/fd/%d" % self.descriptor, "r+b", buffering=0) as file:
+            os.pwrite(file.fileno(), os.pread(file.fileno(), 1, last), last)
+        os.fsync(self.descriptor)
+
     def mend(self) -> None:
         # Ends a last line that another program left unfinished, so that the next line begins a line.
         try:
@@ -2572,12 +2581,11 @@ class Monitor:
     def write(self) -> None:
         if self.trail is None:
             return
+        missing = self.outbox.delivered.missing
         try:
             self.outbox.write()
         except StoreFault as fault:
             self.store_failed(fault)
-            if self.outbox.delivered.missing:
-                return
         except OSError as error:
             self.counts["write failures"] += 1
             self.trail.reopen()
@@ -2585,7 +2593,8 @@ class Monitor:
             begins = "%s cannot be written: %s; its lines are kept in memory" % (path, reason_of(error))
             self.faults.begin(Fault("trail", "", begins, "%s can be written again" % path))
             return
-        self.recovered("trail")
+        if missing and not self.outbox.delivered.missing:  # where nothing was to be written, nothing is proven
+            self.recovered("trail")
 
     def store_failed(self, fault: StoreFault) -> None:
         self.counts["write failures"] += 1
@@ -2764,6 +2773,10 @@ class Monitor:
         if due:
             self.checkpoint = now + CHECKPOINT_S
             self.prune_history()
+        if self.trail is not None and "trail" in self.faults and not self.outbox.delivered.missing:
+            with suppress(OSError):  # lines that wait are the better probe
+                self.trail.probe()
+                self.recovered("trail")
         self.flush(checkpoint=read and (due or first))
         if read and self.store is not None and "store" not in self.faults:
             try:

@@ -213,6 +213,44 @@ def test_trail_and_store_on_one_full_disk(place: DiskPlace) -> None:
     assert happened(monitor.trail()) == told
 
 
+@pytest.mark.parametrize("stored", [case[1] for case in STORES], ids=[case[0] for case in STORES])
+def test_a_trail_that_fails_at_fsync_is_reported_once_and_its_end_as_soon_as_it_comes(
+    place: DiskPlace, stored: bool
+) -> None:
+    """All lines are in the file, so there is nothing to write, and the kernel reports a failed write only once: neither
+    means that the disk works again. The store fails at the same time, on a full disk."""
+    disk = place.thin(place.logs)
+    flags = ["--state-path", str(disk.path / "state.db")] if stored else []
+    wg0 = place.device(peers=[device.peer(1, int(time.time()))])
+    monitor = place.start(*flags)
+    monitor.match("ONLINE .* new .*")
+    disk.fill()
+    for number in range(50):
+        peers = [device.peer(100 * number + each, int(time.time())) for each in range(40)]
+        wg0.publish(peers)
+        wg0.settle()
+        if warnings(monitor, "wg_monitor.log"):
+            break
+    for _ in range(3):
+        wg0.publish(peers)
+        wg0.settle()
+    (begun,) = warnings(monitor, "wg_monitor.log")
+    assert re.search("cannot be written: (Input/output error|No space left on device);", begun)
+    count = happened(monitor.console())
+    disk.free()
+    monitor.hear(r"\[WARN\] .*/wg_monitor.log can be written again after \d+s")
+    wg0.publish(peers)
+    wg0.settle()
+    assert happened(monitor.console()) == count, "it took an event"
+    assert monitor.stop() == 0
+    assert len(warnings(monitor, "wg_monitor.log")) == 2
+    assert len(warnings(monitor, "state.db")) == 2 * stored
+
+
+def warnings(monitor: Daemon, file: str) -> List[str]:
+    return [line for line in monitor.console() if "[WARN]" in line and "/%s can" % file in line]
+
+
 def test_a_trail_that_was_emptied_on_a_full_disk_begins_with_a_whole_line(place: DiskPlace) -> None:
     disk = place.memory(place.logs, 64)
     wg0 = place.device(peers=[device.peer(1, int(time.time()))])
