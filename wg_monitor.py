@@ -86,13 +86,11 @@ INTERFACE_NAME = re.compile(r"[a-zA-Z0-9_=+.-]{1,15}")
 INTERFACE_LINE = re.compile(rb"[a-zA-Z0-9_=+.-]{1,15}\t[^\t]*\t[^\t]*\t[0-9]{1,5}\t(?:off|0x[0-9a-f]{1,8})")
 LINE_START = re.compile(rb"([a-zA-Z0-9_=+.-]{1,15})\t")
 PEER_LINE = re.compile(
-    rb"([a-zA-Z0-9_=+.-]{1,15})\t"
-    rb"([A-Za-z0-9+/]{43}=)\t"
+    rb"([a-zA-Z0-9_=+.-]{1,15})\t([A-Za-z0-9+/]{43}=)\t"
     rb"(?:\(none\)|[A-Za-z0-9+/]{43}=)\t"  # the preshared key: no group, so that no match holds it
     rb"([0-9.]{7,15}:[0-9]{1,5}|\[[0-9a-fA-F:.]{2,45}(?:%[!-~]{1,15})?\]:[0-9]{1,5}|\(none\))\t"
     rb"(\(none\)|[0-9a-fA-F.:/,]+)\t"
-    rb"([0-9]{1,12})\t([0-9]{1,19})\t([0-9]{1,19})\t"
-    rb"(?:off|[0-9]{1,5})"
+    rb"([0-9]{1,12})\t([0-9]{1,19})\t([0-9]{1,19})\t(?:off|[0-9]{1,5})"
 )
 UNREADABLE = re.compile(r"Unable to access interface (.*?): ")
 KEY_LIKE = re.compile(r"[A-Za-z0-9+/]{43}=|[0-9a-fA-F]{64}")
@@ -1021,11 +1019,10 @@ def runs_hook(event: Event, settings: Settings) -> bool:
 def hook_environment(record: Record) -> dict[str, str]:
     # All that the hook gets. It inherits nothing: the monitor's own environment is the service manager's.
     event = record.event
-    environment = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", "HOME": "/"}
+    environment = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", "HOME": "/", "PEER_SEQ": str(record.seq)}
     environment.update(PEER_EVENT=event.kind, PEER_IFACE=event.interface or "", PEER_PUBKEY=event.public_key or "")
     environment.update(PEER_ENDPOINT=event.endpoint or "", PEER_ALLOWED_IPS=event.allowed_ips or "")
     environment.update(PEER_HANDSHAKE=str(event.handshake or 0), PEER_ONLINE=str(event.online or 0))
-    environment.update(PEER_SEQ=str(record.seq))
     return environment
 
 
@@ -1288,6 +1285,27 @@ def judge_trail(status: os.stat_result) -> str:
     return ""
 
 
+def lock_file(path: str) -> int:
+    # A descriptor that holds the lock, in a file with our process id. Errors: BlockingIOError if another process holds
+    # it, and OSError.
+    complaint = judge_trail(os.lstat(path)) if os.path.lexists(path) else ""
+    if complaint:  # `open_file` judges as well, but its errors do not name the lock
+        raise OSError("its lock %s cannot be used: %s" % (path, complaint))
+    lock = open_file(path, 0o600)
+    try:
+        os.fchmod(lock, 0o600)  # whoever can open it can take it
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not has_name(lock, path):
+            raise OSError("its lock was replaced")
+    except OSError:
+        os.close(lock)
+        raise
+    with suppress(OSError):  # the disk is full: the lock holds without a process id
+        os.ftruncate(lock, 0)
+        os.write(lock, b"%d\n" % os.getpid())
+    return lock
+
+
 class Trail:
     """The log file. It notices that it was moved or deleted, and goes on in a new file. Its lock is a file beside it,
     which no rotation moves and only its owner can open: one writer, whatever happens to the trail."""
@@ -1306,24 +1324,13 @@ class Trail:
         path = "%s/.%s.lock" % os.path.split(self.path)
         if self.lock >= 0 and has_name(self.lock, path):
             return
-        complaint = judge_trail(os.lstat(path)) if os.path.lexists(path) else ""
-        if complaint:  # `open_file` judges as well, but its errors do not name the lock
-            raise OSError("its lock %s cannot be used: %s" % (path, complaint))
-        lock = open_file(path, 0o600)
         try:
-            os.fchmod(lock, 0o600)  # whoever can open it can take it
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not has_name(lock, path):
-                raise OSError("its lock was replaced")
-        except OSError as error:
-            os.close(lock)
-            raise TrailBusy("another monitor writes to it") if isinstance(error, BlockingIOError) else error from None
+            lock = lock_file(path)
+        except BlockingIOError:
+            raise TrailBusy("another monitor writes to it") from None
         if self.lock >= 0:
             os.close(self.lock)
         self.lock = lock
-        with suppress(OSError):  # the disk is full: the lock holds without a pid
-            os.ftruncate(lock, 0)
-            os.write(lock, b"%d\n" % os.getpid())
 
     def position(self) -> Position:
         # Where the next line goes; opens the file for it. Errors: OSError.
@@ -1623,8 +1630,7 @@ class Store:
         self.pending: list[tuple[str, Any]] = []  # statements for the next save
         self.boot_id = boot_id()
         self.note: Note | None = None  # None = there is none, or nobody can read it
-        self.note_file = -1
-        self.lock = -1
+        self.note_file = self.lock = -1
         self.inodes: dict[str, int] = {}  # of the open database and its logs, by suffix
         with suppress(OSError):  # reported when it is opened
             self.take_lock()
@@ -1633,14 +1639,14 @@ class Store:
     def take_lock(self) -> None:
         if self.lock >= 0:
             return
-        lock = os.open(self.path + ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.lock = lock_file(self.path + ".lock")
         except BlockingIOError:
-            os.close(lock)
-            found = "%s: '%s' is in use by another monitor" % (self.name, printable(self.path))
-            raise Refusal(found, "a store has one writer", "stop it or choose another path", EXIT_FAILURE) from None
-        self.lock = lock
+            why, remedy = "a store has one writer", "stop it or choose another path"
+            raise self.refusal("is in use by another monitor", why, remedy, EXIT_FAILURE) from None
+
+    def refusal(self, what: str, why: str, remedy: str, code: int = EXIT_USAGE) -> Refusal:
+        return Refusal("%s: '%s' %s" % (self.name, printable(self.path), what), why, remedy, code)
 
     def open(self) -> bool:
         """Opens the database; creates it or brings it to this version's schema. Returns whether it is as this run left
@@ -1700,22 +1706,22 @@ class Store:
 
     def examine(self) -> int:
         # The schema's version; 0 = a new database. Nothing was written to it yet.
-        found = "%s: '%s' " % (self.name, printable(self.path))
         version = self.connection().execute("PRAGMA user_version").fetchone()[0]
         tables = {row[0] for row in self.connection().execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if tables and not tables >= TABLES:
             why = "wg_monitor does not write into it"
-            raise Refusal(found + "is a database of another program", why, "choose another path")
+            raise self.refusal("is a database of another program", why, "choose another path")
         if version < 0 or bool(version) != bool(tables):
             raise StoreFault("its schema has an invalid version", damaged=True)
         if version > SCHEMA:
-            why = "it has schema %d, this one knows %d" % (version, SCHEMA)
-            remedy = "install that version or choose another path"
-            raise Refusal(found + "was written by a newer wg_monitor", why, remedy, EXIT_FAILURE)
+            why, remedy = "it has schema %d, this one knows %d" % (version, SCHEMA), "install that version"
+            raise self.refusal(
+                "was written by a newer wg_monitor", why, remedy + " or choose another path", EXIT_FAILURE
+            )
         if self.saved is not None and version:  # while this run goes on, only its own history may come back
-            own = self.saved["id"]
-            if version < SCHEMA or self.connection().execute("SELECT id FROM monitor").fetchone() != (own,):
-                raise Refusal(found + "has another history", "numbers would repeat", "stop the monitor first")
+            own = (self.saved["id"],)
+            if version < SCHEMA or self.connection().execute("SELECT id FROM monitor").fetchone() != own:
+                raise self.refusal("has another history", "numbers would repeat", "stop the monitor first")
         return int(version)
 
     @contextmanager
@@ -2567,25 +2573,24 @@ class Monitor:
         warning = self.outbox.adopt(loaded.delivered, sessions)
         if warning:
             self.warn(warning)
-        jobs, late, why = loaded.jobs, loaded.jobs, "ON_CHANGE_SCRIPT is no longer set"
-        if self.settings.on_change_script:
-            waiting = {record.seq for record in (*self.hooks.waiting, *self.fresh)}
-            unsaved = [record for record in self.outbox.unsaved if record.seq not in waiting]
-            begun = {record.peer for record in unsaved if record.hook == HOOK_DUE}
-            self.hooks.waiting.extendleft(job for job in reversed(jobs) if job.peer not in begun)
-            late, why = [job for job in jobs if job.peer in begun], "newer ones of the same peers have begun"
-        if late:
-            self.hooks.marks.update((job.seq, HOOK_DROPPED) for job in late)
-            self.warn("%s dropped: %s" % (counted(len(late), "hook run"), why))
+        jobs, why = loaded.jobs, ""
+        if self.first is not None and time.monotonic() >= self.started + HOOKS_HELD_S:
+            why = "the store came back too late"  # newer ones of the same peers may have run
+        if not self.settings.on_change_script:
+            why = "ON_CHANGE_SCRIPT is no longer set"
+        if not why:
+            self.hooks.waiting.extendleft(reversed(jobs))
+        elif jobs:
+            self.hooks.marks.update((job.seq, HOOK_DROPPED) for job in jobs)
+            self.warn("%s dropped: %s" % (counted(len(jobs), "hook run"), why))
 
     def write(self) -> None:
         if self.trail is None:
             return
         missing = self.outbox.delivered.missing
         try:
-            self.outbox.write()
-        except StoreFault as fault:
-            self.store_failed(fault)
+            with self.store_faults():
+                self.outbox.write()
         except OSError as error:
             self.counts["write failures"] += 1
             self.trail.reopen()
@@ -2612,6 +2617,13 @@ class Monitor:
         self.warn("%s from %s to %s" % (what, stamp(int(begin.wall)), stamp(int(end.wall))))
         if self.store is not None:
             self.store.pending.append((SAVE_GAP, [(begin.wall, end.wall, None, why)]))
+
+    @contextmanager
+    def store_faults(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreFault as fault:
+            self.store_failed(fault)
 
     def recovered(self, sink: str) -> None:
         self.faults.end(sink)
@@ -2779,10 +2791,8 @@ class Monitor:
                 self.recovered("trail")
         self.flush(checkpoint=read and (due or first))
         if read and self.store is not None and "store" not in self.faults:
-            try:
+            with self.store_faults():
                 self.store.take_note(self.outbox.delivered.last, self.table.sessions, self.table.last)
-            except StoreFault as fault:
-                self.store_failed(fault)
         if read and not gc.isenabled():
             gc.freeze()  # the table stays: the collector would look at each of its rows, again and again
             gc.set_threshold(VALUES_PER_COLLECTION)
@@ -2805,12 +2815,10 @@ class Monitor:
             self.memo = Memo()
         if self.store is None or "store" in self.faults:
             return
-        try:
+        with self.store_faults():
             if names:
                 self.store.forget(names, now)
             self.store.prune(now.wall - self.settings.history_days * DAY_S, self.outbox.delivered.complete)
-        except StoreFault as fault:
-            self.store_failed(fault)
 
     def reap_hooks(self) -> None:
         for run in self.hooks.reap():
@@ -2853,12 +2861,10 @@ class Monitor:
         if self.store is None:
             self.hooks.marks.clear()
         elif marks and "store" not in self.faults:
-            try:
+            with self.store_faults():
                 self.store.mark_hooks(marks)
                 for seq in marks:
                     del self.hooks.marks[seq]
-            except StoreFault as fault:
-                self.store_failed(fault)
 
     def reload(self) -> None:
         # SIGHUP: opens the trail again.
