@@ -2,7 +2,7 @@
 # Installs wg_monitor: the module, the wg-monitor command, the units, the default file, the logrotate file and the
 # manual page. Then starts the service and shows its status. See `./install.sh --help`.
 #
-# The installer replaces a file only if it differs, and by renaming. A second run changes nothing.
+# The installer replaces a file only if its content, owner or mode differs, and by renaming. A second run changes nothing.
 
 set -eu
 umask 022
@@ -19,6 +19,8 @@ PYTHON=/usr/bin/python3
 SERVICE=wg-monitor.service
 INSTANCES='wg-monitor@*.service'
 SYSTEM_PATH=/usr/bin:/usr/sbin:/bin:/sbin
+# Every signal that ends a process and can be caught; the real-time signals follow below. 16 has no portable name.
+SIGNALS="HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM 16 XCPU XFSZ VTALRM PROF IO PWR SYS"
 
 DESTDIR=${DESTDIR:-}
 action=install
@@ -30,6 +32,9 @@ program_changed=
 units_changed=
 first_time=
 missing=
+by_root=
+scratch=
+temporary=
 
 usage() {
     cat <<END
@@ -102,6 +107,10 @@ parse_arguments() {
     esac
     if [ -z "$DESTDIR" ] && [ -z "$dry_run" ] && [ "$(id -u)" -ne 0 ]; then
         die "this needs root: run sudo ./install.sh, or use --dry-run or DESTDIR=" 4
+    fi
+    # Without root, the files of a package belong to whoever builds it. The tool that packs them makes root their owner.
+    if [ -z "$DESTDIR" ] || [ "$(id -u)" -eq 0 ]; then
+        by_root=yes
     fi
 }
 
@@ -189,25 +198,73 @@ make_directory() {
 
 owned_by_root() {
     if [ "$(id -u)" -eq 0 ]; then
-        run chown "root:${2:-root}" "$1"
+        run chown -h "root:$2" "$1"
     fi
+}
+
+# fits PATH TEST...: whether these tests of find(1) are true of the path itself.
+fits() {
+    path=$1
+    shift
+    [ -n "$(find "$path" -prune "$@" 2>/dev/null)" ]
+}
+
+# correct PATH COMMAND...: runs a command that corrects the owner and mode of the path, and says so.
+correct() {
+    corrected=${1%/}
+    # shellcheck disable=SC2012 # the path is known, and find has no portable way to print an owner
+    was=$(ls -ld "$1" | { read -r mode _ owner group _ && printf '%s %s:%s' "$mode" "$owner" "$group"; })
+    shift
+    if [ "$dry_run" ]; then
+        say "would correct the owner and mode of $corrected: $was"
+    else
+        "$@"
+        say "corrected the owner and mode of $corrected: it was $was"
+    fi
+}
+
+# own PATH GROUP MODE
+own() {
+    owned_by_root "$1" "$2"
+    run chmod "$3" "$1"
+}
+
+# A directory of the program: whoever can write to it can replace the program.
+own_directory() {
+    make_directory "$1"
+    # The slash follows a link that root put in place of the directory.
+    set -- "$DESTDIR$1/"
+    if [ -d "$1" ] && ! fits "$1" -perm -0755 ! -perm -0020 ! -perm -0002 ${by_root:+-user root -group root}; then
+        correct "$1" own "$1" root 0755
+    fi
+}
+
+# replace SOURCE PATH MODE: in one step, so that the path always has a whole file. A new file also shuts out whoever has
+# the former one open. The temporary file has a suffix that logrotate ignores.
+replace() {
+    make_directory "${2%/*}"
+    temporary=$DESTDIR$2.dpkg-new
+    run rm -f "$temporary"
+    run cp "$1" "$temporary"
+    own "$temporary" root "$3"
+    run mv -f "$temporary" "$DESTDIR$2"
+    temporary=
 }
 
 # put SOURCE PATH MODE: succeeds if it changed something.
 put() {
-    if cmp -s "$1" "$DESTDIR$2" && [ -n "$(find "$DESTDIR$2" -prune -type f -perm "$3")" ]; then
+    if ! cmp -s "$1" "$DESTDIR$2"; then
+        if [ "$dry_run" ]; then
+            say "would install $DESTDIR$2"
+            return
+        fi
+        replace "$@"
+        say "installed $DESTDIR$2"
+    elif fits "$DESTDIR$2" -type f -perm "$3" ${by_root:+-user root -group root}; then
         return 1
+    else
+        correct "$DESTDIR$2" replace "$@"
     fi
-    if [ "$dry_run" ]; then
-        say "would install $DESTDIR$2"
-        return
-    fi
-    make_directory "${2%/*}"
-    run cp "$1" "$DESTDIR$2.tmp.$$"
-    run chmod "$3" "$DESTDIR$2.tmp.$$"
-    owned_by_root "$DESTDIR$2.tmp.$$"
-    run mv -f "$DESTDIR$2.tmp.$$" "$DESTDIR$2"
-    say "installed $DESTDIR$2"
 }
 
 # put_settings SOURCE PATH: installs a file that belongs to the administrator from then on. A copy of the shipped file
@@ -215,17 +272,36 @@ put() {
 # a suffix that logrotate ignores.
 put_settings() {
     shipped=$PROGRAM_DIR/shipped/${1##*/}
-    if [ ! -e "$DESTDIR$2" ]; then
+    if [ -L "$DESTDIR$2" ] && [ ! -e "$DESTDIR$2" ]; then
+        warn "left $DESTDIR$2 as it is: it is a link, and the file that it names does not exist"
+    elif [ ! -e "$DESTDIR$2" ]; then
         put "$1" "$2" 0644
-    elif ! cmp -s "$1" "$DESTDIR$2" && ! cmp -s "$1" "$DESTDIR$shipped"; then
-        if put "$1" "$2.dpkg-dist" 0644; then
+    else
+        own_settings "$2"
+        if ! cmp -s "$1" "$DESTDIR$2" && ! cmp -s "$1" "$DESTDIR$shipped" && put "$1" "$2.dpkg-dist" 0644; then
             say "kept $DESTDIR$2 as it is; the new default is beside it"
         fi
     fi
     put "$1" "$shipped" 0644 || :
 }
 
+# Only root may be able to change the settings. Content, links and a narrower mode are the administrator's choice.
+own_settings() {
+    if fits "$DESTDIR$1" -type f \( -perm -0020 -o -perm -0002 ${by_root:+-o ! -user root} \); then
+        correct "$DESTDIR$1" replace "$DESTDIR$1" "$1" a-x,go-w
+    fi
+}
+
 install_program() {
+    own_directory $PROGRAM_DIR
+    own_directory $PROGRAM_DIR/shipped
+    # Python runs what it finds here instead of the module.
+    compiled=$DESTDIR$PROGRAM_DIR/__pycache__
+    if [ -n "$(find "$compiled" \( -perm -0020 -o -perm -0002 ${by_root:+-o ! -user root} \) 2>/dev/null)" ]; then
+        program_changed=yes
+        run rm -rf "$compiled"
+        [ "$dry_run" ] || say "removed $compiled: others than root could change it"
+    fi
     if put wg_monitor.py $PROGRAM_DIR/wg_monitor.py 0755; then
         program_changed=yes
     fi
@@ -239,7 +315,9 @@ sys.path.append("$PROGRAM_DIR")
 from wg_monitor import main
 sys.exit(main())
 END
-    put "$scratch/command" $COMMAND 0755 || :
+    if put "$scratch/command" $COMMAND 0755; then
+        program_changed=yes
+    fi
     if [ -z "$DESTDIR" ] && [ -x $PYTHON ]; then
         try $PYTHON -IS -m compileall -q $PROGRAM_DIR/wg_monitor.py || warn "the module is not compiled: the daemon starts more slowly"
     fi
@@ -265,13 +343,27 @@ install_settings() {
 
 # The daemon would create its trail itself, but only root's group could read it.
 create_trail() {
-    if [ -e "$DESTDIR$TRAIL" ] || grep -qs '^LOG_PATH=.' "$DESTDIR$DEFAULTS"; then
+    if grep -qs '^LOG_PATH=.' "$DESTDIR$DEFAULTS"; then
         return
     fi
-    make_directory "${TRAIL%/*}"
-    run touch "$DESTDIR$TRAIL"
-    owned_by_root "$DESTDIR$TRAIL" "$(log_group)"
-    run chmod 0640 "$DESTDIR$TRAIL"
+    set -- "$DESTDIR$TRAIL"
+    if [ ! -e "$1" ] && [ ! -L "$1" ]; then
+        make_directory "${TRAIL%/*}"
+        run touch "$1"
+        own "$1" "$(log_group)" 0640
+    # The administrator may have chosen another group, or a narrower mode.
+    elif fits "$1" -type f -links 1 \( ! -perm 0640 ! -perm 0600 ${by_root:+-o ! -user root} \); then
+        correct "$1" own "$1" "$(log_group)" 0640
+    fi
+}
+
+# Hooks may be beside the program. Python prefers a package of the program's name to the program.
+report_strangers() {
+    if [ "$by_root" ] && [ -z "$dry_run" ]; then
+        find "$DESTDIR$PROGRAM_DIR/" ! -user root -prune -print | while IFS= read -r path; do
+            warn "left $path as it is: it does not belong to root; remove it, or make root its owner"
+        done
+    fi
 }
 
 # --- The service ---------------------------------------------------------------------------------------------------
@@ -340,6 +432,7 @@ install_all() {
     fi
     install_settings
     create_trail
+    report_strangers
     if ! systemd_runs; then
         [ "$DESTDIR" ] || without_systemd
         return
@@ -385,7 +478,8 @@ uninstall_all() {
         [ ! -d "$DESTDIR$directory" ] || try rmdir "$DESTDIR$directory" 2>/dev/null || :
     done
     set -- "$DESTDIR$DEFAULTS" "$DESTDIR$DEFAULTS"-* "$DESTDIR$UNIT_DIR"/wg-monitor.service.d \
-        "$DESTDIR$UNIT_DIR"/wg-monitor@*.service.d "$DESTDIR$TRAIL"* "$DESTDIR${TRAIL%.log}"-*.log* "$DESTDIR$STATE_DIR" \
+        "$DESTDIR$UNIT_DIR"/wg-monitor@*.service.d "$DESTDIR$TRAIL"* "$DESTDIR${TRAIL%.log}"-*.log* \
+        "$DESTDIR${TRAIL%/*}/.${TRAIL##*/}.lock" "$DESTDIR${TRAIL%/*}/.wg_monitor"-*.log.lock "$DESTDIR$STATE_DIR" \
         ${edited:+"$DESTDIR$edited"}
     if [ "$purge" ]; then
         remove "$@"
@@ -405,9 +499,11 @@ main() {
     # su without - keeps the user's PATH.
     PATH=$PATH:$SYSTEM_PATH
     CDPATH='' cd -- "$(dirname "$0")"
+    trap 'rm -rf ${scratch:+"$scratch"} ${temporary:+"$temporary"}' EXIT
+    for signal in $SIGNALS $(seq 34 64); do
+        trap 'exit 1' "$signal" 2>/dev/null || : "this machine has no such signal"
+    done
     scratch=$(mktemp -d)
-    trap 'rm -rf "$scratch"' EXIT
-    trap 'exit 1' HUP INT TERM
     if [ $action = install ]; then
         install_all
     else

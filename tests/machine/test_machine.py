@@ -119,6 +119,17 @@ def test_a_second_run_changes_and_restarts_nothing(home: Machine) -> None:
     assert invocation(home) == running
 
 
+def test_a_second_run_makes_root_the_owner_again_and_restarts(home: Machine) -> None:
+    names = "/opt/wg-monitor /opt/wg-monitor/__pycache__ /opt/wg-monitor/wg_monitor.py /usr/local/bin/wg-monitor"
+    before, running = home.shell("stat --format='%n %U:%G %a' " + names), invocation(home)
+    home.shell("chown nobody:nogroup " + names)
+    output = home.run(INSTALL).stdout
+    assert output.count("corrected the owner and mode of ") == 3 and "removed /opt/wg-monitor/__pycache__: " in output
+    assert home.shell("stat --format='%n %U:%G %a' " + names) == before
+    assert invocation(home) != running
+    assert events(home) == ["ONLINE [wg0] " + PEER]
+
+
 def test_an_upgrade_keeps_the_settings_restarts_once_and_reports_no_false_event(home: Machine) -> None:
     home.run("systemctl", "start", "wg-monitor@wg0")
     before = invocation(home), invocation(home, "wg-monitor@wg0")

@@ -4,8 +4,10 @@ import gzip
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
+import tempfile
 import threading
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
@@ -13,7 +15,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 import pytest
 
 import wg_monitor
-from harness import PROJECT, lacking
+from harness import PROJECT, lacking, wait_for
 
 UNITS = ("wg-monitor.service", "wg-monitor@.service")
 # The differences of an instance: its name and the source of its settings.
@@ -31,6 +33,14 @@ INSTALLED = {
     "/usr/local/share/man/man8/wg-monitor.8": 0o644,
     "/var/log/wg_monitor.log": 0o640,
 }
+TRAIL, DEFAULTS, MODULE = "/var/log/wg_monitor.log", "/etc/default/wg-monitor", "/opt/wg-monitor/wg_monitor.py"
+NOBODY = 65534
+
+# The signals that end a process and can be caught. The C library uses the two before the real-time signals itself.
+HARMLESS = "CHLD CONT TSTP TTIN TTOU URG WINCH KILL STOP".split()
+DEADLY = sorted(
+    {*range(1, 32), *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)} - {getattr(signal, "SIG" + name) for name in HARMLESS}
+)
 
 pytestmark = pytest.mark.once
 
@@ -155,9 +165,11 @@ class Target:
         self.source = source
         self.root = root
 
-    def install(self, *arguments: str, code: int = 0, prefix: Tuple[str, ...] = ()) -> str:
+    def install(self, *arguments: str, code: int = 0, prefix: Tuple[str, ...] = (), path: str = "") -> str:
+        """`path` has programs that replace those of the system."""
         script = str(self.source / "install.sh")
-        returned, output = run(*prefix, "sh", script, *arguments, cwd=Path("/"), env={"DESTDIR": str(self.root)})
+        env = {"DESTDIR": str(self.root), "PATH": path + os.environ["PATH"]}
+        returned, output = run(*prefix, "sh", script, *arguments, cwd=Path("/"), env=env)
         assert returned == code, output
         return output
 
@@ -210,6 +222,140 @@ def test_a_wrong_mode_is_corrected(target: Target) -> None:
     assert {name: mode for name, (mode, _, _) in target.files().items()} == INSTALLED
 
 
+def owner(path: Path) -> Tuple[int, int, int]:
+    status = path.lstat()
+    return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
+
+
+def belonging(target: Target, names: List[str]) -> Dict[str, Tuple[int, int, int]]:
+    return {name: owner(target.path(name)) for name in names}
+
+
+OWNED = [*sorted(INSTALLED), "/opt/wg-monitor", "/opt/wg-monitor/shipped"]
+
+
+@pytest.mark.parametrize("name", OWNED)
+def test_a_wrong_owner_is_corrected_in_one_line_each(target: Target, name: str) -> None:
+    root()
+    target.install()
+    before = belonging(target, OWNED)
+    os.chown(str(target.path(name)), NOBODY, NOBODY)
+    target.path(name).chmod(0o777)
+    shape = "d" if name in ("/opt/wg-monitor", "/opt/wg-monitor/shipped") else "-"
+    was = "the owner and mode of %s: %%s%srwxrwxrwx nobody:nogroup\n" % (target.path(name), shape)
+
+    assert target.install("--dry-run") == "would correct " + was % ""
+    assert belonging(target, OWNED) != before
+    assert target.install() == "corrected " + was % "it was "
+    assert belonging(target, OWNED) == before
+    assert target.install() == ""
+
+
+def test_what_others_hold_open_is_no_longer_what_root_runs(target: Target) -> None:
+    root()
+    target.install()
+    os.chown(str(target.path(MODULE)), NOBODY, NOBODY)
+    with open(str(target.path(MODULE)), "a") as held:
+        target.install()
+        held.write("import evil\n")
+    assert "import evil" not in target.path(MODULE).read_text()
+
+
+def test_settings_of_another_owner_keep_their_content_and_a_narrower_mode(target: Target) -> None:
+    root()
+    target.install()
+    settings = target.path(DEFAULTS)
+    settings.write_text("INTERVAL=7\n")
+    settings.chmod(0o600)
+    os.chown(str(settings), NOBODY, NOBODY)
+    assert "corrected the owner and mode of %s: " % settings in target.install()
+    assert (settings.read_text(), owner(settings)) == ("INTERVAL=7\n", (0, 0, 0o600))
+
+
+def test_modes_and_groups_that_the_administrator_chose_are_kept(target: Target) -> None:
+    root()
+    target.install()
+    target.path(DEFAULTS).chmod(0o600)
+    target.path(TRAIL).chmod(0o600)
+    os.chown(str(target.path(TRAIL)), 0, 1)
+    before = belonging(target, OWNED)
+    assert target.install() == ""
+    assert belonging(target, OWNED) == before
+
+
+@pytest.mark.parametrize("name", ["", "/wg_monitor.cpython-311.pyc"])
+def test_compiled_code_that_others_could_change_is_removed(target: Target, name: str) -> None:
+    root()
+    target.install()
+    compiled = target.path("/opt/wg-monitor/__pycache__")
+    compiled.mkdir()
+    (compiled / "wg_monitor.cpython-311.pyc").write_bytes(b"")
+    assert target.install() == ""
+    os.chown(str(compiled) + name, NOBODY, NOBODY)
+    assert target.install() == "removed %s: others than root could change it\n" % compiled
+    assert not compiled.exists()
+
+
+def test_what_else_belongs_to_others_beside_the_program_is_reported(target: Target) -> None:
+    root()
+    target.install()
+    shadow = target.path("/opt/wg-monitor/wg_monitor")
+    shadow.mkdir()
+    os.chown(str(shadow), NOBODY, NOBODY)
+    (line,) = target.install().splitlines()
+    assert line.startswith("install.sh: left %s as it is: it does not belong to root" % shadow)
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A directory in which anybody may do anything."""
+    root()
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+@pytest.fixture
+def package(shared: Path, source: Path) -> Target:
+    """A package that a user builds."""
+    shutil.copytree(str(source), str(shared / "source"))
+    return Target(shared / "source", shared / "root")
+
+
+AS_NOBODY = ("setpriv", "--reuid=%d" % NOBODY, "--regid=%d" % NOBODY, "--clear-groups")
+
+
+def test_a_package_is_built_without_root(package: Target) -> None:
+    prefix = (tool(AS_NOBODY[0]), *AS_NOBODY[1:])
+    package.install(prefix=prefix)
+    names = [*INSTALLED, "/opt/wg-monitor"]
+    modes = {**INSTALLED, "/opt/wg-monitor": 0o755}
+    assert belonging(package, names) == {name: (NOBODY, NOBODY, mode) for name, mode in modes.items()}
+    assert package.install(prefix=prefix) == ""
+    package.path(MODULE).chmod(0o775)
+    assert "corrected the owner and mode of %s: " % package.path(MODULE) in package.install(prefix=prefix)
+    assert owner(package.path(MODULE)) == (NOBODY, NOBODY, 0o755)
+
+
+def test_a_package_that_is_built_under_fakeroot_belongs_to_root(package: Target) -> None:
+    fakeroot = tool("fakeroot")
+    script = """
+        installer=$1 module=$2 trail=$3
+        sh "$installer" >/dev/null
+        sh "$installer"
+        chown nobody "$module"
+        sh "$installer"
+        stat --format '%U:%G %a' "$module" "$trail"
+    """
+    arguments = (str(package.source / "install.sh"), str(package.path(MODULE)), str(package.path(TRAIL)))
+    done = run(
+        *AS_NOBODY, fakeroot, "sh", "-ec", script, "sh", *arguments, cwd=Path("/"), env={"DESTDIR": str(package.root)}
+    )
+    was = "-rwxr-xr-x nobody:root"
+    corrected = "corrected the owner and mode of %s: it was %s\n" % (package.path(MODULE), was)
+    assert done == (0, corrected + "root:root 755\nroot:adm 640\n")
+
+
 def test_a_link_in_place_of_a_file_is_replaced_and_not_followed(target: Target, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
@@ -240,6 +386,20 @@ def test_the_administrators_changes_are_kept(target: Target, name: str) -> None:
     assert target.files() == before
 
 
+@pytest.mark.parametrize("name", ["/etc/default/wg-monitor", "/etc/logrotate.d/wg-monitor", TRAIL])
+def test_a_dangling_link_is_left_alone(target: Target, name: str, tmp_path: Path) -> None:
+    link = target.path(name)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "nowhere")
+    output = target.install()
+    warning = "install.sh: left %s as it is: it is a link, and the file that it names does not exist\n" % link
+    assert (warning in output) == (name != TRAIL), output  # the monitor itself rejects a trail that is a link
+    assert os.readlink(str(link)) == str(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    link.unlink()
+    assert set(INSTALLED) - {name} == set(target.files())
+
+
 def test_an_existing_trail_is_not_changed(target: Target) -> None:
     trail = target.path("/var/log/wg_monitor.log")
     trail.parent.mkdir(parents=True)
@@ -261,7 +421,10 @@ def test_uninstall_leaves_and_lists_logs_and_settings(target: Target) -> None:
     target.install()
     extra = ["/var/log/wg_monitor.log.1", "/var/log/wg_monitor-wg0.log", "/var/lib/wg-monitor/state.db"]
     extra += ["/etc/default/wg-monitor-wg0", "/etc/systemd/system/wg-monitor.service.d/mail.conf"]
+    extra += ["/var/log/.wg_monitor.log.lock", "/var/log/.wg_monitor-wg0.log.lock"]
+    extra += ["/var/lib/wg-monitor/state.db.last", "/var/lib/wg-monitor/state-wg0.db.last"]
     foreign = ["/opt/wg-monitor/hook", "/var/log/wg_changes.log", "/etc/default/wg-monitoring"]
+    foreign += ["/var/log/.wg_changes.log.lock", "/var/log/.lock"]
     for name in extra + foreign:
         target.path(name).parent.mkdir(parents=True, exist_ok=True)
         target.path(name).write_text("mine")
@@ -277,6 +440,8 @@ def test_uninstall_leaves_and_lists_logs_and_settings(target: Target) -> None:
         "/etc/systemd/system/wg-monitor.service.d",
         "/opt/wg-monitor",
         "/var/lib/wg-monitor",
+        "/var/log/.wg_monitor-wg0.log.lock",
+        "/var/log/.wg_monitor.log.lock",
         "/var/log/wg_monitor-wg0.log",
         "/var/log/wg_monitor.log",
         "/var/log/wg_monitor.log.1",
@@ -375,6 +540,100 @@ def test_with_a_group_adm_the_group_can_read_the_trail(target: Target) -> None:
     status = target.path("/var/log/wg_monitor.log").stat()
     assert (status.st_uid, status.st_gid) == (0, adm[0])
     assert "create 0640 root adm\n" in target.path("/etc/logrotate.d/wg-monitor").read_text()
+
+
+# --- The installer, interrupted -----------------------------------------------------------------------------------
+
+
+def program(directory: Path, name: str, script: str) -> str:
+    """A program that replaces one of the system. Returns what to put before PATH."""
+    directory.mkdir(exist_ok=True)
+    (directory / name).write_text("#!/bin/sh\n" + script)
+    (directory / name).chmod(0o755)
+    return "%s:" % directory
+
+
+def leftovers(target: Target, scratch: Path) -> List[str]:
+    return [*sorted(set(target.files()) - set(INSTALLED)), *(path.name for path in scratch.iterdir())]
+
+
+@pytest.mark.parametrize("number", DEADLY)
+def test_a_signal_leaves_no_temporary_file(target: Target, tmp_path: Path, number: int) -> None:
+    """The signal arrives when the new file is complete but not in place yet."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    path = program(tmp_path / "bin", "mv", 'printf "%%s\\n" "$@" >"$0.seen"\nkill -%d $PPID\n' % number)
+    target.install(prefix=("env", "TMPDIR=%s" % scratch), path=path, code=1)
+    _, temporary, place = (tmp_path / "bin/mv.seen").read_text().splitlines()
+    assert place == str(target.path(MODULE)) and temporary != place
+    assert leftovers(target, scratch) == []
+    assert not target.path(MODULE).exists()
+
+
+@pytest.mark.parametrize("name", ["cp", "chmod", "chown"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_the_terminal_stops_the_installer_and_its_helper(
+    target: Target, tmp_path: Path, name: str, number: int
+) -> None:
+    """Ctrl-C goes to the helper as well, which leaves half a file."""
+    root()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    real = tool(name)
+    path = program(tmp_path / "bin", name, '%s "$@"\necho >"$0.began"\nkill -STOP $$\n' % real)
+    env = dict(os.environ, DESTDIR=str(target.root), PATH=path + os.environ["PATH"], TMPDIR=str(scratch))
+    command = ["sh", str(target.source / "install.sh")]
+    installer = subprocess.Popen(command, env=env, cwd="/", start_new_session=True)
+    try:
+        wait_for("the helper", (tmp_path / "bin" / (name + ".began")).exists)
+        assert leftovers(target, scratch) != []
+        os.killpg(installer.pid, number)
+        os.killpg(installer.pid, signal.SIGCONT)
+        assert installer.wait(60) == 1
+    finally:
+        if installer.poll() is None:
+            os.killpg(installer.pid, signal.SIGKILL)
+            installer.wait()
+    assert leftovers(target, scratch) == []
+
+
+def test_a_reader_that_goes_away_leaves_no_temporary_file(target: Target, tmp_path: Path) -> None:
+    """The first line that the installer prints meets a closed pipe."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = ["sh", str(target.source / "install.sh")]
+    env = dict(os.environ, DESTDIR=str(target.root), TMPDIR=str(scratch))
+    with open(writing, "wb", buffering=0) as closed:
+        done = subprocess.run(command, env=env, cwd="/", stdout=closed, stderr=subprocess.PIPE)
+    assert done.returncode != 0
+    assert leftovers(target, scratch) == []
+
+
+def test_logrotate_ignores_what_a_killed_installer_leaves_and_the_next_run_uses_it(
+    target: Target, tmp_path: Path
+) -> None:
+    root()
+    logrotate = tool("logrotate")
+    target.install()
+    rules = target.path("/etc/logrotate.d")
+    (rules / "wg-monitor").write_text("# mine\n" + (rules / "wg-monitor").read_text())
+    with open(str(target.source / "wg-monitor.logrotate"), "a") as shipped:
+        shipped.write("# new in this release\n")
+    path = program(tmp_path / "bin", "mv", "kill -KILL $PPID\n")
+    target.install(path=path, code=-signal.SIGKILL)
+    (left,) = {file.name for file in rules.iterdir()} - {"wg-monitor"}
+
+    configuration = tmp_path / "logrotate.conf"
+    configuration.write_text("include %s\n" % rules)
+    state = "--state=%s" % (tmp_path / "status")
+    code, output = run(logrotate, "--debug", state, str(configuration))
+    assert code == 0 and "error" not in output, output
+    assert "Ignoring %s, because of " % left in output
+
+    target.install()
+    assert {file.name for file in rules.iterdir()} == {"wg-monitor", "wg-monitor.dpkg-dist"}
 
 
 # --- The rotation -------------------------------------------------------------------------------------------------
