@@ -329,7 +329,8 @@ END
 install_units() {
     [ -e "$DESTDIR$UNIT_DIR/$SERVICE" ] || first_time=yes
     for unit in wg-monitor.service wg-monitor@.service; do
-        if put $unit $UNIT_DIR/$unit 0644; then
+        sed "s/^Group=adm\$/Group=$(log_group)/" $unit >"$scratch/$unit"
+        if put "$scratch/$unit" $UNIT_DIR/$unit 0644; then
             units_changed=yes
         fi
     done
@@ -341,7 +342,7 @@ install_settings() {
     put_settings "$scratch/wg-monitor.logrotate" $ROTATION
 }
 
-# The daemon would create its trail itself, but only root's group could read it.
+# Under the units, the daemon creates its trail like this itself. Otherwise, only root's group could read it.
 create_trail() {
     if grep -qs '^LOG_PATH=.' "$DESTDIR$DEFAULTS"; then
         return

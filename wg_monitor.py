@@ -1240,9 +1240,9 @@ class TrailBusy(OSError):
     """Another monitor holds the trail."""
 
 
-def open_file(path: str, mode: int) -> int:
-    """A descriptor of the trail or of its lock; `mode` is that of a new file. Errors: OSError, whose message tells the
-    administrator what to do.
+def open_file(path: str, mode: int, group: int = -1) -> int:
+    """A descriptor of the trail or of a lock; mode and group are those of a new file. Errors: OSError, whose message
+    tells the administrator what to do.
 
     Whoever can write to the directory must not be able to make root append to /etc/shadow: the file is no link, no
     device, no second name of another file, and no other user's file."""
@@ -1256,6 +1256,8 @@ def open_file(path: str, mode: int) -> int:
         except FileExistsError:
             descriptor = os.open(os.path.basename(path), flags, dir_fd=directory)
         else:
+            with suppress(OSError):  # the units' sandbox forbids it, and has Group= instead
+                os.fchown(descriptor, -1, group)
             os.fchmod(descriptor, mode)  # regardless of the umask
             os.fsync(directory)
     finally:
@@ -1313,11 +1315,12 @@ class Trail:
     def __init__(self, path: str) -> None:
         self.path = path
         self.descriptor = self.lock = -1
+        self.group = -1  # of the last file, so that whoever could read it can read the next one
         self.cut = b""  # the part of the next line that a full disk accepted; the rest goes to the same file
 
     def open(self) -> None:
         self.take_lock()
-        self.descriptor = open_file(self.path, 0o640)
+        self.descriptor = open_file(self.path, 0o640, self.group)
 
     def take_lock(self) -> None:
         # Held until `close`; taken anew if the lock file was removed or replaced. Errors: OSError.
@@ -1342,6 +1345,7 @@ class Trail:
             self.open()
             self.mend()
         status = os.fstat(self.descriptor)
+        self.group = status.st_gid
         return Position(status.st_dev, status.st_ino, status.st_size - len(self.cut))
 
     def has_cut(self) -> bool:

@@ -114,6 +114,41 @@ def test_a_deleted_trail_is_made_anew(trail: Trail) -> None:
     assert told(Path(trail.path)) == ["two"]
 
 
+@pytest.mark.parametrize("lose", [os.unlink, lambda path: os.rename(path, path + ".1")], ids=["deleted", "moved"])
+@pytest.mark.parametrize("wait", [False, True], ids=["at-the-next-line", "after-a-reload"])
+def test_a_new_trail_has_the_group_of_the_last_one(trail: Trail, lose: Callable[[str], None], wait: bool) -> None:
+    need()
+    tell(trail, "one")
+    os.chown(trail.path, 0, 4)
+    tell(trail, "two")
+    lose(trail.path)
+    if wait:
+        trail.reopen()
+    tell(trail, "three")
+    status = os.stat(trail.path)
+    assert (status.st_gid, stat.S_IMODE(status.st_mode)) == (4, 0o640)
+
+
+def test_a_trail_is_created_without_the_right_to_give_it_a_group(tmp_path: Path) -> None:
+    need("setpriv")
+    path = tmp_path / "trail.log"
+    path.touch(0o640)
+    os.chown(str(path), 0, 4)
+    script = """
+import os, sys, wg_monitor
+trail = wg_monitor.Trail(sys.argv[1])
+for line in (b"one\\n", b"two\\n"):
+    trail.position()
+    assert trail.write([line]) == (1, None)
+    os.rename(trail.path, trail.path + "." + line.decode().strip())
+"""
+    environment = dict(os.environ, PYTHONPATH=os.path.dirname(wg_monitor.__file__))
+    command = ["setpriv", "--bounding-set=-chown", sys.executable, "-c", script, str(path)]
+    assert subprocess.run(command, env=environment).returncode == 0
+    assert [told(Path("%s.%s" % (path, name))) for name in ("one", "two")] == [["one"], ["two"]]
+    assert os.stat("%s.two" % path).st_gid == 0
+
+
 def test_a_trail_that_was_emptied_goes_on_at_its_beginning(trail: Trail) -> None:
     tell(trail, "one", "two")
     os.truncate(trail.path, 0)

@@ -309,6 +309,19 @@ def test_reload_reopens_the_trail(home: Machine) -> None:
     assert home.shell("stat --format=%a " + TRAIL) == "640\n"
 
 
+def test_a_trail_that_root_deletes_comes_back_with_its_group(home: Machine) -> None:
+    home.run("systemctl", "start", "wg-monitor@wg0")
+    assert home.shell("stat --format='%a %U:%G' /var/log/wg_monitor-wg0.log") == "640 root:adm\n"
+    home.shell("rm " + TRAIL)
+    machine.start_server(home, "wg1", 2)
+    wait_for("a line in the new trail", lambda: home.path(TRAIL).exists() and "[wg1]" in home.read(TRAIL))
+    home.run("systemctl", "stop", SERVICE)
+    assert home.shell("stat --format='%a %U:%G' " + TRAIL) == "640 root:adm\n"
+    home.shell("rm " + TRAIL)
+    home.run("systemctl", "start", SERVICE)
+    assert home.shell("stat --format='%a %U:%G' " + TRAIL) == "640 root:adm\n"
+
+
 def test_stop_succeeds_with_a_last_line(home: Machine) -> None:
     home.run("systemctl", "stop", SERVICE)
     assert home.property(SERVICE, "Result") == "success"

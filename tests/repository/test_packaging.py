@@ -528,6 +528,8 @@ def test_without_a_group_adm_the_trail_and_its_rotation_belong_to_root(target: T
     rotation = target.path("/etc/logrotate.d/wg-monitor").read_text()
     assert "adm" not in rotation
     assert "create 0640 root root\n" in rotation and "su root root\n" in rotation
+    for unit in UNITS:
+        assert "\nGroup=root\n" in target.path("/etc/systemd/system/" + unit).read_text()
 
 
 def test_with_a_group_adm_the_group_can_read_the_trail(target: Target) -> None:
