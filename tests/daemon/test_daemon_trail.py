@@ -1,6 +1,7 @@
 """The trail of a running daemon: rotation, deletion, a full disk, a second monitor."""
 
 import fcntl
+import json
 import re
 import signal
 import stat
@@ -202,6 +203,25 @@ def test_a_lock_that_cannot_be_used_is_a_fault_that_passes(place: Place) -> None
     monitor.match(r"\[WARN\] /var/log/wg_monitor.log can be written again after .*")
     assert monitor.stop() == 0
     assert lines_of(place.trail) == monitor.console()
+
+
+def test_after_a_change_of_the_format_the_first_character_tells_which_format_a_line_has(place: Place) -> None:
+    device = place.device(peers=[peer(1, now())])
+    store = str(place.path / "state.db")
+    for log_format in ("text", "json", "text"):
+        former = place.trail.read_bytes() if place.trail.exists() else b""
+        monitor = place.start("--state-path", store, "--log-format", log_format)
+        device.publish([peer(1, now())])
+        device.settle()
+        assert monitor.stop() == 0
+        assert place.trail.read_bytes().startswith(former)
+    lines = lines_of(place.trail)
+    assert {line[0] for line in lines} >= {"2", "{"}
+    for line in lines:
+        if line.startswith("{"):
+            assert json.loads(line)["seq"]
+        else:
+            assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S", line)
 
 
 def test_an_incomplete_last_line_does_not_merge_with_the_next(place: Place) -> None:

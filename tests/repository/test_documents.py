@@ -375,6 +375,13 @@ def queries() -> List[str]:
     return found
 
 
+def test_the_page_erases_a_peer_from_every_table() -> None:
+    database = new_store()
+    tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()]
+    peers = {t for t in tables if "public_key" in [row[1] for row in database.execute("PRAGMA table_info(%s)" % t)]}
+    assert set(re.findall(r"^DELETE FROM (\w+) WHERE public_key IN erased;$", read(STORE), re.M)) == peers
+
+
 def test_every_query_of_the_page_runs() -> None:
     database = new_store()
     assert len(queries()) >= 4
