@@ -19,6 +19,7 @@ Exit codes: 0 done, 1 failure, 2 invalid usage or settings, 4 not permitted, 5 `
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
 import os
@@ -77,6 +78,7 @@ UNREACHED_S = 1_700_000_000  # wall clock in 2023: in milliseconds, more lines t
 COUNTER_MAX = 2**63 - 1  # SQLite's integers
 NEVER = float("-inf")
 CAP_NET_ADMIN = 12  # linux/capability.h
+LINKS_MAX = 40  # on the way to a file: MAXSYMLINKS in linux/namei.h
 
 TRAIL_ROOTS = ("/var/log", "/tmp")
 STORE_ROOTS = ("/var/lib", "/run", "/tmp")
@@ -2181,19 +2183,34 @@ def owner_of(path: str) -> str:
     return "%s (%s, mode %04o)" % (printable(path), user_name(status.st_uid), status.st_mode & 0o7777)
 
 
-def judge_above(path: str, owners: Iterable[int]) -> str:
-    # Why the directories above a path cannot be trusted; "" = they can. Each has to belong to one of `owners`, and no
-    # other user may write to it, except to root's sticky ones, where users can only rename their own files.
-    directory = os.path.dirname(path)
-    while True:
-        status = os.stat(directory)
+def follow(path: str, owners: Iterable[int]) -> tuple[str, str]:
+    """Walks an absolute path as the kernel does, name by name and link by link. Returns the file that it leads to, and
+    why another user could lead it elsewhere; "" = nobody can. Errors: OSError.
+
+    Each directory on the way has to belong to one of `owners`, and no other user may write to it, except to root's
+    sticky ones: there, users can replace only what belongs to them."""
+    place, names, links = "/", path.split("/")[::-1], 0
+    while names:
+        status = os.stat(place)
+        sticky = status.st_mode & stat.S_ISVTX and status.st_uid == 0
         if status.st_uid not in owners:
-            return "%s belongs to %s" % (printable(directory), user_name(status.st_uid))
-        if status.st_mode & 0o022 and not (status.st_mode & stat.S_ISVTX and status.st_uid == 0):
-            return "%s is writable by others (mode %04o)" % (printable(directory), status.st_mode & 0o7777)
-        if directory == "/":
-            return ""
-        directory = os.path.dirname(directory)
+            return place, "%s belongs to %s" % (printable(place), user_name(status.st_uid))
+        if status.st_mode & 0o022 and not sticky:
+            return place, "%s is writable by others (mode %04o)" % (printable(place), status.st_mode & 0o7777)
+        name = os.path.join(place, names.pop())
+        status = os.lstat(name)
+        if not stat.S_ISLNK(status.st_mode):
+            place = os.path.normpath(name)  # without the dots; no link is left in it
+            continue
+        if sticky and status.st_uid not in owners:
+            return name, "%s belongs to %s" % (printable(name), user_name(status.st_uid))
+        links += 1
+        if links > LINKS_MAX:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = os.readlink(name)
+        names += target.split("/")[::-1]
+        place = "/" if target.startswith("/") else place
+    return place, ""
 
 
 def judge_script(path: str) -> tuple[str, str]:
@@ -2202,7 +2219,9 @@ def judge_script(path: str) -> tuple[str, str]:
     if not path.startswith("/"):
         return path, "it is not an absolute path"
     try:
-        real = os.path.realpath(path)
+        real, why = follow(path, owners)
+        if why:
+            return real, why
         status = os.stat(real)
         if not stat.S_ISREG(status.st_mode):
             return real, "it is not a regular file"
@@ -2210,9 +2229,7 @@ def judge_script(path: str) -> tuple[str, str]:
             return real, "it belongs to %s" % user_name(status.st_uid)
         if status.st_mode & 0o022:
             return real, "it is writable by others (mode %04o)" % (status.st_mode & 0o7777)
-        if not os.access(real, os.X_OK):
-            return real, "it is not executable"
-        return real, judge_above(os.path.normpath(path), owners) or judge_above(real, owners)
+        return real, "" if os.access(real, os.X_OK) else "it is not executable"
     except (OSError, ValueError) as error:
         return path, reason_of(error)
 
@@ -3063,7 +3080,7 @@ def place_of_store(settings: Settings) -> str:
         directory = os.path.dirname(path)
         if os.stat(directory).st_mode & 0o022:  # nor may it be a sticky one
             return "others can write to %s" % owner_of(directory)
-        why = judge_above(path, {0, os.geteuid()})
+        why = follow(directory + "/", {0, os.geteuid()})[1]
         return why and "others can replace its directory: " + why
 
     path = settings.state_path

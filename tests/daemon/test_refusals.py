@@ -230,6 +230,18 @@ def test_an_unfit_store_is_rejected(place: Place, path: str, words: str) -> None
     assert not (place.path / "trail").exists()
 
 
+@pytest.mark.parametrize("name", ["theirs", "theirs/mine"])
+def test_a_store_whose_directory_others_can_replace_is_rejected(place: Place, name: str) -> None:
+    need()
+    theirs = place.path / "theirs"
+    (theirs / "mine").mkdir(parents=True)
+    os.chown(str(theirs), 65534, -1)
+    path = place.path / name / "state.db"
+    line = rejected("--log-path", str(place.path / "trail"), "--state-path", str(path))
+    why = "others can replace its directory: %s belongs to nobody" % theirs
+    assert line == misplaced("--state-path", str(path), why, "choose another path")
+
+
 def make_hook(place: Place, kind: str) -> str:
     directory = place.path / "hooks"
     directory.mkdir()

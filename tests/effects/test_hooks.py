@@ -1,6 +1,7 @@
 """The hook runner, the notifier and the console with real processes, sockets and pipes."""
 
 import os
+import random
 import select
 import signal
 import socket
@@ -15,7 +16,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Tuple
 import pytest
 
 import wg_monitor
-from harness import MODULE, PATIENCE_S, alive, lines_of, need, wait_for
+from harness import MODULE, PATIENCE_S, alive, lacking, lines_of, need, wait_for
 from values import SECRETS, ids, key
 from wg_monitor import (
     HOOK_DONE,
@@ -290,6 +291,9 @@ def test_the_hook_is_checked_again_before_each_run(hooks: Hooks) -> None:
 # --- Which hook is fit --------------------------------------------------------------------------------------------
 
 
+NOBODY = 65534
+
+
 def unfitness(path: str) -> str:
     """Why a hook must not run; "" if it may."""
     return wg_monitor.judge_script(path)[1]
@@ -391,6 +395,165 @@ def test_a_sticky_directory_is_fit_only_if_it_belongs_to_root(hooks: Hooks) -> N
     assert unfitness(str(path)) == ""
     give(path.parent, 65534)
     assert "belongs to nobody" in unfitness(str(path))
+
+
+def link(path: Path, target: object, owner: int = 0) -> Path:
+    path.symlink_to(str(target))
+    os.lchown(str(path), owner, owner)
+    return path
+
+
+def chain(mine: Path, length: int) -> Path:
+    for number in range(length):
+        link(mine / ("%d" % number), "%d" % (number - 1) if number else "hook")
+    return mine / ("%d" % (length - 1))
+
+
+# In: `mine` is root's and holds the hook, `theirs` is nobody's, everybody may write to `sticky` and `open`.
+class Way(NamedTuple):
+    name: str
+    make: Callable[[Path], object]  # returns the path, relative to the directory that holds those four
+    why: str  # {0} is that directory
+
+
+def further_link(at: Path) -> str:
+    link(at / "mine/last", "hook")
+    link(at / "theirs/step", at / "mine/last", NOBODY)
+    link(at / "mine/first", "../theirs/step")
+    return "mine/first"
+
+
+def link_to_directory(at: Path) -> str:
+    link(at / "theirs/here", "../mine", NOBODY)
+    link(at / "mine/there", at / "theirs/here")
+    return "mine/there/hook"
+
+
+def parent_behind_link(at: Path) -> str:
+    """The kernel's `..` leads to `theirs`, not to `mine`."""
+    (at / "theirs/deep").mkdir()
+    link(at / "theirs/step", "../mine/hook", NOBODY)
+    link(at / "mine/in", "../theirs/deep")
+    return "mine/in/../step"
+
+
+def through_open(at: Path) -> str:
+    link(at / "open/step", "../mine/hook")
+    link(at / "mine/first", "../open/step")
+    return "mine/first"
+
+
+def through_sticky(at: Path, owner: int) -> str:
+    link(at / "sticky/step", "../mine/hook", owner)
+    link(at / "mine/first", "../sticky/step")
+    return "mine/first"
+
+
+def back_and_forth(at: Path) -> str:
+    (at / "mine/in").mkdir()
+    link(at / "mine/in/up", "..")
+    link(at / "mine/out", "./in//../in/up")
+    return "mine/./out//hook"
+
+
+WAYS = [
+    Way("a link in another's directory to a further link", further_link, "{0}/theirs belongs to nobody"),
+    Way("a link in another's directory to a directory", link_to_directory, "{0}/theirs belongs to nobody"),
+    Way("the parent of another's directory", lambda at: "theirs/../mine/hook", "{0}/theirs belongs to nobody"),
+    Way("a link beside the directory behind a link", parent_behind_link, "{0}/theirs belongs to nobody"),
+    Way("a link in a directory open to all", through_open, "{0}/open is writable by others (mode 0777)"),
+    Way("another's link in a sticky one", lambda at: through_sticky(at, NOBODY), "{0}/sticky/step belongs to nobody"),
+    Way("root's link in a sticky one", lambda at: through_sticky(at, 0), ""),
+    Way("another's link that only root can change", lambda at: link(at / "mine/link", "hook", NOBODY), ""),
+    Way("relative links, dots and slashes", back_and_forth, ""),
+    Way("forty links", lambda at: chain(at / "mine", 40), ""),
+    Way("more links than the kernel follows", lambda at: chain(at / "mine", 41), "Too many levels of symbolic links"),
+    Way("a slash after the file", lambda at: "mine/hook/", "Not a directory"),
+    Way("a directory that is a file", lambda at: "mine/hook/../hook", "Not a directory"),
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=ids(WAYS))
+def test_the_way_to_a_hook_leads_through(hooks: Hooks, way: Way) -> None:
+    need()
+    for name, mode in (("mine", 0o755), ("theirs", 0o755), ("sticky", 0o1777), ("open", 0o777)):
+        (hooks.path / name).mkdir()
+        (hooks.path / name).chmod(mode)
+    give(hooks.path / "theirs", NOBODY)
+    script = hooks.path / "mine/hook"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    path = os.path.join(str(hooks.path), str(way.make(hooks.path)))
+    real, why = wg_monitor.judge_script(path)
+    assert why == way.why.format(hooks.path)
+    assert why or real == str(script)
+
+
+def test_a_link_in_tmp_leads_to_a_hook_only_if_it_belongs_to_root(hooks: Hooks) -> None:
+    need()
+    hooks.write("true")
+    name = Path(str(hooks.path) + "-link")
+    try:
+        assert unfitness(str(link(name, hooks.script))) == ""
+        os.lchown(str(name), NOBODY, NOBODY)
+        assert unfitness(str(name)) == "%s belongs to nobody" % name
+    finally:
+        name.unlink()
+
+
+def test_a_link_in_usr_local_bin_to_opt_is_fit() -> None:
+    need()
+    with tempfile.TemporaryDirectory(prefix="wg-monitor-test-", dir="/opt") as directory:
+        script = Path(directory) / "hook"
+        script.write_text("#!/bin/sh\n")
+        script.chmod(0o755)
+        name = link(Path("/usr/local/bin") / Path(directory).name, script)
+        try:
+            assert wg_monitor.judge_script(str(name)) == (str(script), "")
+        finally:
+            name.unlink()
+
+
+@pytest.mark.parametrize("path", ["/bin/sh", "/sbin/../bin/true", "/usr/bin/awk", "/usr/bin/python3", "/../bin/./env"])
+def test_a_program_of_the_system_is_fit(path: str) -> None:
+    """Often behind links: /bin -> usr/bin, awk -> /etc/alternatives/awk, python3 -> python3.11."""
+    if not os.path.exists(path):
+        lacking("needs " + path)
+    assert wg_monitor.judge_script(path) == (os.path.realpath(path), "")
+
+
+def test_links_are_followed_as_the_kernel_follows_them(hooks: Hooks) -> None:
+    """Thousands of random paths in a tangle of random links."""
+    chance = random.Random(8)
+    names = [*("a", "b", "c", "hook") * 2, "..", ".", "", "l0", "l1", "l2"]
+    top = hooks.path / "1/2/3/4/5/6/7/8/9"  # so deep that no `..` leads out of the test's directory
+    directories = [top, *(top / name for name in ("a", "a/b", "c"))]
+    for directory in directories:
+        directory.mkdir(parents=True)
+
+    def way() -> str:
+        return "/".join(chance.choice(names) for _ in range(chance.randint(1, 5)))
+
+    for directory in directories:
+        (directory / "hook").write_text("#!/bin/sh\n")
+        (directory / "hook").chmod(0o700)
+        for name in ("l0", "l1", "l2"):
+            link(directory / name, way() if chance.random() < 0.8 else "%s/%s" % (top, way()))
+    found = 0
+    for _ in range(5000):
+        path = "%s/%s" % (top, way())
+        try:
+            descriptor = os.open(path, os.O_PATH)
+        except OSError as error:
+            assert wg_monitor.judge_script(path)[1] == error.strerror, path
+            continue
+        real = os.readlink("/proc/self/fd/%d" % descriptor)
+        os.close(descriptor)
+        assert real.startswith(str(hooks.path))
+        why = "" if os.path.isfile(real) else "it is not a regular file"
+        assert wg_monitor.judge_script(path) == (real, why), path
+        found += not why
+    assert found > 100
 
 
 # --- The service manager ------------------------------------------------------------------------------------------
