@@ -1062,8 +1062,9 @@ def exit_words(status: int) -> str:
 
 
 def kill_group(pid: int) -> None:
-    # Kills a child that leads its own session, and all processes of that session.
-    # It may have ended, or run as a user whose processes we may not kill.
+    # Kills a child that leads its own session, and its whole process group. A process that left the group (setsid,
+    # a job of a shell with job control) survives: the limits of the unit hold it, and it ends with the service.
+    # The child may have ended, or run as a user whose processes we may not kill.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 
@@ -2321,7 +2322,7 @@ class HookRunner:
             self.poll.unregister(reader)
 
     def reap(self) -> Iterator[Run]:
-        # The runs that have ended. Kills those that took too long, with all processes of their session.
+        # The runs that have ended. Kills those that took too long, with their process group.
         now = time.monotonic()
         for identity, run in list(self.running.items()):
             if run.process.poll() is None:

@@ -193,6 +193,21 @@ def test_a_timeout_kills_the_hook_and_all_its_children(hooks: Hooks) -> None:
     wait_for("the end of all three processes", lambda: not any(map(alive, pids)))
 
 
+def test_a_timeout_spares_a_process_that_left_the_process_group_of_the_hook(hooks: Hooks) -> None:
+    """The documents say so. Under the units, it ends with the service: see tests/machine."""
+    need("setsid", root=False)
+    stay = "sleep 1000 & echo stays $! >>%s" % hooks.log
+    leave = "setsid sh -c 'echo leaves $$ >>%s; exec sleep 1000' &" % hooks.log
+    run = hooks.one("%s\n%s\nwait" % (stay, leave), timeout_s=1)
+    assert run.overdue
+    pids = {who: int(pid) for who, pid in map(str.split, lines_of(hooks.log))}
+    try:
+        wait_for("the end of the one that stayed", lambda: not alive(pids["stays"]))
+        assert alive(pids["leaves"])
+    finally:
+        os.kill(pids["leaves"], signal.SIGKILL)
+
+
 def test_a_child_of_the_hook_that_keeps_the_output_open_does_not_delay_its_end(hooks: Hooks) -> None:
     before = len(os.listdir("/proc/self/fd"))
     run = hooks.one("sleep 1000 & echo $! >%s; echo said; exit 3" % hooks.log)

@@ -288,6 +288,36 @@ def test_a_crash_is_followed_by_a_restart_and_no_false_event(home: Machine) -> N
     assert events(home) == ["ONLINE [wg0] " + PEER]
 
 
+ESCAPE = """#!/bin/sh
+setsid sh -c 'echo $$ >/var/lib/wg-monitor/left; exec sleep 1000' &
+sleep 1000 &
+echo $! >/var/lib/wg-monitor/stayed
+wait
+"""
+
+
+ENDS = ["systemctl stop wg-monitor", "kill -KILL $(systemctl show --value --property=MainPID wg-monitor)"]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=["stopped", "killed"])
+def test_a_process_that_left_its_hook_has_the_limits_of_the_service_and_ends_with_it(home: Machine, end: str) -> None:
+    home.write("/usr/local/sbin/hook", ESCAPE, 0o755)
+    home.write(DEFAULTS, "INTERVAL=1\nSTATE_PATH=\nSCRIPT_TIMEOUT=1\nON_CHANGE_SCRIPT=/usr/local/sbin/hook\n")
+    home.run("systemctl", "restart", SERVICE)
+    wait_for("the timeout", lambda: any("took too long and was killed" in line for line in lines(home)))
+
+    def runs(name: str) -> bool:
+        pid = home.read("/var/lib/wg-monitor/%s" % name).strip()
+        return home.run("grep", "-q", "sleep", "/proc/%s/comm" % pid, check=False).returncode == 0
+
+    wait_for("the end of the one that stayed", lambda: not runs("stayed"))
+    assert runs("left")
+    home.write(DEFAULTS, "INTERVAL=1\n")
+    assert SERVICE in home.shell("cat /proc/$(cat /var/lib/wg-monitor/left)/cgroup")
+    home.shell(end)
+    wait_for("its end", lambda: not runs("left"))
+
+
 # --- The service manager ------------------------------------------------------------------------------------------
 
 
