@@ -56,6 +56,7 @@ HOOKS_AT_ONCE = 4
 HOOKS_WAITING_MAX = 10_000
 HOOK_OUTPUT_MAX = 4096  # bytes
 HOOK_GRACE_S = 5
+HOOK_RETRY_S = 1  # between two attempts to run a hook that cannot be started
 HOT_READINGS = 32  # during which lines that all change are not compared
 VALUES_PER_COLLECTION = 50_000  # a reading of 10,000 peers makes that many, which are gone at its end
 IPS_SHOWN = 16  # in a line, of each peer
@@ -2282,7 +2283,8 @@ class HookRunner:
         self.waiting: deque[Record] = deque()
         self.running: dict[tuple[str | None, str | None], Run] = {}  # by interface and key: one run per peer
         self.marks: dict[int, int] = {}  # what the store does not know yet
-        self.unfit = ""  # why root must not run the script
+        self.unfit = ""  # why no run can be started: root must not run the script, or the kernel cannot
+        self.retry_at = 0.0  # on the monotonic clock
         self.dropped = 0
 
     def add(self, record: Record) -> None:
@@ -2292,26 +2294,30 @@ class HookRunner:
             self.dropped += 1
 
     def start(self) -> Iterator[str]:
-        # Starts as many runs as may run. Yields the report of each that could not be started; "" if `unfit` says why.
+        # Starts as many runs as may run. Yields the report of each that can never be started. If `unfit` says why none
+        # can, all wait for the next attempt. It must not come at once: the SIGCHLD of a failed one wakes the loop.
         for record in tuple(self.waiting):
-            event, report, peer = record.event, "", record.peer
-            if len(self.running) == HOOKS_AT_ONCE:
+            event, peer = record.event, record.peer
+            if len(self.running) == HOOKS_AT_ONCE or time.monotonic() < self.retry_at:
                 return
             if peer in self.running:
                 continue
-            self.waiting.remove(record)
             real, self.unfit = judge_script(self.path)  # right before the run
-            if not self.unfit:
-                try:
-                    run = self.running[peer] = Run(record, self.path, real, self.timeout_s)
-                    self.readers[run.reader] = run
-                    self.poll.register(run.reader, select.POLLIN)
+            try:
+                run = None if self.unfit else Run(record, self.path, real, self.timeout_s)
+            except OSError as error:
+                if error.errno == errno.E2BIG:  # its own environment is too large
+                    self.waiting.remove(record)
+                    self.marks[record.seq] = HOOK_DONE
+                    yield "Hook for %s [%s] could not be run: %s" % (event.kind, event.interface, reason_of(error))
                     continue
-                except OSError as error:
-                    why = reason_of(error)
-                    report = "Hook for %s [%s] could not be run: %s" % (event.kind, event.interface, why)
-            self.marks[record.seq] = HOOK_DONE
-            yield report
+                run, self.unfit = None, reason_of(error)
+            if run is None:
+                self.retry_at = time.monotonic() + HOOK_RETRY_S
+                return
+            self.waiting.remove(record)
+            self.running[peer] = self.readers[run.reader] = run
+            self.poll.register(run.reader, select.POLLIN)
 
     def hear(self, reader: int) -> None:
         if not self.readers[reader].read():
@@ -2450,11 +2456,11 @@ class Faults:
             self.open[fault.kind, fault.subject] = (fault, moment().boot if fault.since == NEVER else fault.since)
             self.report(fault.begins)
 
-    def end(self, kind: str, subject: str = "", silently: bool = False) -> None:
+    def end(self, kind: str, subject: str = "", silently: bool = False, more: str = "") -> None:
         if (kind, subject) in self.open:
             fault, since = self.open.pop((kind, subject))
             if fault.ends and not silently:
-                self.report("%s after %s" % (fault.ends, duration(moment().boot - since)))
+                self.report("%s after %s%s" % (fault.ends, duration(moment().boot - since), more))
 
     def compare(self, faults: Sequence[Fault], interfaces: AbstractSet[str]) -> None:
         # The faults of a reading that read these interfaces. An interface that went cannot be read again.
@@ -2736,6 +2742,8 @@ class Monitor:
         at = min(self.grid.next, self.statistics.next, self.hooks.deadline())
         if self.probe.pid and not self.probe.overdue:
             at = min(at, self.probe.deadline)
+        if self.hooks.unfit:
+            at = min(at, time.monotonic() + HOOK_RETRY_S)
         if self.manager.watchdog_s:
             at = min(at, self.fed + self.manager.watchdog_s / 2)
         return at
@@ -2856,25 +2864,28 @@ class Monitor:
         held = store is not None and store.saved is None and store.existed
         if not hooks.waiting or (held and time.monotonic() < self.started + HOOKS_HELD_S):
             return
-        reports = list(hooks.start())
+        waited = counted(len(hooks.waiting), "run")
+        for report in hooks.start():
+            self.counts["hook failures"] += 1
+            self.warn(report)
         path = printable(hooks.path)
         if hooks.unfit:
-            begins = "The hook %s is not run: %s" % (path, hooks.unfit)
+            begins = "The hook %s is not run: %s; its runs wait" % (path, hooks.unfit)
             self.faults.begin(Fault("hook", "", begins, "The hook %s runs again" % path))
         else:
-            self.faults.end("hook")
-        for report in reports:
-            self.counts["hook failures"] += 1
-            if report:
-                self.warn(report)
+            self.faults.end("hook", more="; %s waited" % waited)
         if hooks.dropped:
             begins = "More than %d hook runs are waiting: the oldest are dropped" % HOOKS_WAITING_MAX
             self.faults.begin(Fault("queue", "", begins, ""))
         if "queue" in self.faults and not hooks.waiting:
             self.faults.end("queue")
-            were = "was" if hooks.dropped == 1 else "were"
-            self.warn("%s %s dropped; none is waiting now" % (counted(hooks.dropped, "hook run"), were))
-            hooks.dropped = 0
+            self.report_dropped("; none is waiting now")
+
+    def report_dropped(self, more: str = "") -> None:
+        dropped, self.hooks.dropped = self.hooks.dropped, 0
+        if dropped:
+            were = "was" if dropped == 1 else "were"
+            self.warn("%s %s dropped%s" % (counted(dropped, "hook run"), were, more))
 
     def mark_hooks(self) -> None:
         # Tells the store which hook runs are over, once it has their events.
@@ -2925,6 +2936,7 @@ class Monitor:
         left = len(self.hooks.running) + len(self.hooks.waiting)
         for run in self.hooks.running.values():
             kill_group(run.process.pid)
+        self.report_dropped()
         if left:
             later = "; they run again at the next start" if self.store and self.store.saved else ""
             self.warn("%s did not finish%s" % (counted(left, "hook run"), later))

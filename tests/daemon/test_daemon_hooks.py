@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, List, Tuple
 
+import pytest
+
 from device import PRIVATE_KEY, peer
 from expected import console_oddities, now, short, told
 from harness import (
@@ -15,6 +17,7 @@ from harness import (
     lines_of,
     wait_for,
 )
+from wg_monitor import HOOKS_WAITING_MAX
 
 
 def recorder(place: Place, more: str = "") -> Tuple[Path, Callable[[], List[Dict[str, str]]]]:
@@ -177,31 +180,57 @@ def test_a_grandchild_that_holds_the_hooks_output_delays_nobody(place: Place) ->
                 os.kill(int(pid), signal.SIGKILL)
 
 
-def test_a_hook_that_became_unfit_is_not_run(place: Place) -> None:
+def test_runs_wait_while_the_hook_is_unfit(place: Place) -> None:
     hook, runs = recorder(place)
-    one = peer(1, now())
+    one, two = peer(1, now()), peer(2, now())
     device = place.device(peers=[one])
     monitor = place.start("--on-change-script", str(hook))
     wait_for("a run", runs)
     hook.chmod(0o777)
-    device.publish([])
-    monitor.match(r"\[WARN\] The hook \S+/hook is not run: it is writable by others.*")
-    device.settle()
+    for peers in ([], [one], [two]):
+        device.publish(peers)
+        device.settle()
+    monitor.match(r"ONLINE .* %s .*" % re.escape(short(two)))
     assert len(runs()) == 1
     hook.chmod(0o755)
-    device.publish([one])
-    wait_for("another run", lambda: runs()[-1]["PEER_EVENT"] == "ONLINE" and len(runs()) > 1)
-    monitor.match(r"\[WARN\] The hook \S+/hook runs again.*")
+    wait_for("the other runs", lambda: len(runs()) == 5)
+    told = [line for line in monitor.trail() if "The hook" in line]
+    assert told[0] == "[WARN] The hook %s is not run: it is writable by others (mode 0777); its runs wait" % hook
+    assert re.fullmatch(r"\[WARN\] The hook %s runs again after \d+s; 4 runs waited" % hook, told[1])
+    assert len(told) == 2
+    assert [run["PEER_EVENT"] for run in runs() if run["PEER_PUBKEY"] == one.public_key] == [
+        "ONLINE",
+        "REMOVED",
+        "ONLINE",
+        "REMOVED",
+    ]
+    assert monitor.stop() == 0
+    assert not console_oddities(monitor)
 
 
-def test_a_hook_that_the_kernel_refuses_is_reported(place: Place) -> None:
+def test_a_hook_that_the_kernel_refuses_is_tried_again_without_a_reading(place: Place) -> None:
+    hook, runs = recorder(place)
+    text = hook.read_text()
+    hook.write_text("#!/no/such/interpreter\n")
+    place.device(peers=[peer(1, now())])
+    monitor = place.start("--on-change-script", str(hook), "--interval", "3600")
+    monitor.match(r"\[WARN\] The hook \S+/hook is not run: No such file or directory.*; its runs wait")
+    hook.write_text(text)
+    monitor.match(r"\[WARN\] The hook \S+/hook runs again after \d+s; 1 run waited")
+    wait_for("the run", runs)
+    assert monitor.stop() == 0
+
+
+def test_the_number_of_dropped_runs_is_reported_even_if_the_hook_never_runs_again(place: Place) -> None:
     hook = place.path / "hook"
     hook.write_text("#!/no/such/interpreter\n")
     hook.chmod(0o755)
-    place.device(peers=[peer(1, now())])
+    place.device(peers=[peer(number, now()) for number in range(HOOKS_WAITING_MAX + 5)])
     monitor = place.start("--on-change-script", str(hook))
-    monitor.match(r"\[WARN\] Hook for ONLINE \[wg0\] could not be run: No such file or directory.*")
+    monitor.see("[WARN] More than 10000 hook runs are waiting: the oldest are dropped")
     assert monitor.stop() == 0
+    warnings = [line for line in monitor.trail() if line.startswith("[WARN]")][-2:]
+    assert warnings == ["[WARN] 5 hook runs were dropped", "[WARN] 10000 hook runs did not finish"]
 
 
 # --- Hooks after a restart ------------------------------------------------------------------------------------------
@@ -251,6 +280,28 @@ def test_hooks_that_did_not_run_before_the_end_run_after_the_next_start(place: P
     second.await_("seven hooks", lambda: len(lines_of(ran)) == 11)
     assert second.stop() == 0
     assert sorted(set(lines_of(ran))) == sorted(lines_of(ran)[4:])
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_runs_that_wait_for_an_unfit_hook_survive_a_restart(place: Place, end: int) -> None:
+    order = place.path / "order"
+    hook, runs = recorder(place, "echo $PEER_EVENT >>%s" % order)
+    flags = ["--state-path", str(place.path / "state.db"), "--on-change-script", str(hook)]
+    one = peer(1, now())
+    device = place.device(peers=[one])
+    first = place.start(*flags)
+    first.await_("a run", runs)
+    hook.chmod(0o777)
+    for peers in ([], [one], []):
+        device.publish(peers)
+        device.settle()
+    first.await_("the last event", lambda: sum("REMOVED" in line for line in first.trail()) == 2)
+    first.stop(end)
+    hook.chmod(0o755)
+    second = place.start(*flags)
+    second.await_("the other runs", lambda: len(lines_of(order)) == 4)
+    assert lines_of(order) == ["ONLINE", "REMOVED", "ONLINE", "REMOVED"]
+    assert second.stop() == 0
 
 
 def test_hooks_are_discarded_with_one_line_when_the_setting_is_removed(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import select
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Tuple
 
@@ -34,6 +36,9 @@ from wg_monitor import (
 # --- The hook runner ----------------------------------------------------------------------------------------------
 
 
+RECORD = 'echo $PEER_SEQ $PEER_PUBKEY >>"${0%/*}/ran"\n'
+
+
 class Hooks:
     """A runner and its hook in a directory that belongs to root. The directory of pytest may belong to another user."""
 
@@ -47,6 +52,7 @@ class Hooks:
         self.ended: List[Run] = []
         self.complaints: List[str] = []
         self.seq = 0
+        self.obstacle = ExitStack()  # what keeps the script from being run, until it is closed
 
     def write(self, text: str, interpreter: str = "/bin/sh") -> None:
         self.script.write_text("#!%s\n%s\n" % (interpreter, text))
@@ -60,7 +66,7 @@ class Hooks:
 
     def turn(self) -> None:
         """As the monitor does, but for the rest that it does."""
-        self.complaints += [report or self.runner.unfit for report in self.runner.start()]
+        self.complaints += self.runner.start()
         for reader, _ in self.poll.poll(20):
             self.runner.hear(reader)
         self.ended += self.runner.reap()
@@ -90,6 +96,7 @@ class Hooks:
         return run
 
     def close(self) -> None:
+        self.obstacle.close()
         for run in self.runner.running.values():
             wg_monitor.kill_group(run.process.pid)
         self.runner.waiting.clear()
@@ -272,35 +279,113 @@ def test_the_oldest_of_too_many_waiting_hooks_are_discarded_and_marked(hooks: Ho
     hooks.runner.waiting.clear()
 
 
-def test_a_hook_that_cannot_run_is_reported_and_marked_and_leaks_no_descriptor(hooks: Hooks) -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    hooks.script.write_bytes(b"neither a script nor a program\n")
-    hooks.script.chmod(0o700)
+class Obstacle(NamedTuple):
+    name: str
+    begin: Callable[[Hooks], object]  # `hooks.obstacle` ends it
+    why: str
+
+
+def go_missing(hooks: Hooks) -> None:
+    away = hooks.script.rename(hooks.path / "away") or hooks.path / "away"  # Python 3.7 returns None
+    hooks.obstacle.callback(away.rename, hooks.script)
+
+
+def become_writable(hooks: Hooks) -> None:
+    hooks.script.chmod(0o777)
+    hooks.obstacle.callback(hooks.script.chmod, 0o700)
+
+
+def become(text: str) -> Callable[[Hooks], object]:
+    def begin(hooks: Hooks) -> None:
+        hooks.obstacle.callback(hooks.script.write_text, hooks.script.read_text())
+        hooks.script.write_text(text)
+
+    return begin
+
+
+def be_written(hooks: Hooks) -> None:
+    hooks.obstacle.enter_context(hooks.script.open("a"))
+
+
+def use_up_descriptors(hooks: Hooks) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hooks.obstacle.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+    with open("/dev/null") as file:
+        next_one = file.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, limits[1]))
+
+
+OBSTACLES = [
+    Obstacle("is missing", go_missing, "No such file or directory"),
+    Obstacle("is unfit", become_writable, "it is writable by others (mode 0777)"),
+    Obstacle("is no program", become("neither a script nor a program\n"), "Exec format error"),
+    Obstacle("has no interpreter", become("#!/no/such/interpreter\n"), "No such file or directory"),
+    Obstacle("is being written", be_written, "Text file busy"),
+    Obstacle("gets no descriptor", use_up_descriptors, "Too many open files"),
+]
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES, ids=ids(OBSTACLES))
+def test_runs_wait_in_order_while_the_hook(hooks: Hooks, obstacle: Obstacle) -> None:
+    hooks.write(RECORD)
     hooks.add("one")
-    assert hooks.run_out() == []
-    hooks.write("", interpreter="/no/such/interpreter")
-    hooks.add("two")
-    assert hooks.run_out() == []
-    first, second = [words.partition("could not be run: ")[2] for words in hooks.complaints]
-    assert first.startswith("Exec format error") and second.startswith("No such file or directory")
-    assert hooks.runner.marks == {1: HOOK_DONE, 2: HOOK_DONE}
+    hooks.run_out()
+    before = len(os.listdir("/proc/self/fd"))
+    obstacle.begin(hooks)
+    for number in range(12):
+        hooks.add("peer%d" % (number % 3))
+    for _ in range(5):
+        hooks.turn()
+    assert hooks.runner.unfit.startswith(obstacle.why)  # Python 3.7 adds the path
+    assert [record.seq for record in hooks.runner.waiting] == list(range(2, 14))
+    assert hooks.runner.marks == {1: HOOK_DONE}
+    hooks.obstacle.close()
+    assert len(hooks.run_out()) == 12
+    assert hooks.runner.unfit == ""
+    assert hooks.complaints == []
+    assert hooks.runner.marks == dict.fromkeys(range(1, 14), HOOK_DONE)
+    mine = [line.split() for line in lines_of(hooks.path / "ran")]
+    for number in range(3):
+        seqs = [int(seq) for seq, peer in mine if peer == key("peer%d" % number)]
+        assert len(seqs) == 4 and seqs == sorted(seqs)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_the_hook_is_checked_again_before_each_run(hooks: Hooks) -> None:
+def test_an_attempt_that_fails_is_not_repeated_at_once(hooks: Hooks) -> None:
+    """A failed start ends a process, whose SIGCHLD wakes the loop: without a pause, the loop would never rest."""
+    ended: List[int] = []
+    former = signal.signal(signal.SIGCHLD, lambda *_: ended.append(1))
+    try:
+        hooks.write("", interpreter="/no/such/interpreter")
+        hooks.add()
+        for _ in range(1000):
+            assert list(hooks.runner.start()) == []
+        assert len(hooks.runner.waiting) == 1
+        assert 1 <= len(ended) < 100
+    finally:
+        signal.signal(signal.SIGCHLD, former)
+
+
+def test_the_oldest_of_too_many_runs_that_wait_for_the_hook_are_discarded(hooks: Hooks) -> None:
+    for _ in range(HOOKS_WAITING_MAX + 5):
+        hooks.add()
+        hooks.complaints += hooks.runner.start()
+    assert hooks.runner.unfit == "No such file or directory"
+    assert (hooks.complaints, hooks.runner.dropped) == ([], 5)
+    assert [record.seq for record in hooks.runner.waiting] == list(range(6, HOOKS_WAITING_MAX + 6))
+    assert hooks.runner.marks == dict.fromkeys(range(1, 6), HOOK_DROPPED)
+
+
+def test_a_run_whose_environment_is_too_large_fails_and_does_not_hold_up_the_others(hooks: Hooks) -> None:
     hooks.write("echo $PEER_SEQ >>%s" % hooks.log)
-    hooks.add()
+    hooks.seq += 1
+    event = Event("ONLINE", 1_700_000_100.0, "wg0", key("many"), "", ",".join(["10.0.0.0/8"] * 20_000), 0, 1)
+    hooks.runner.add(Record(hooks.seq, event, b"its line\n", HOOK_DUE))
+    hooks.add("few")
     hooks.run_out()
-    hooks.script.chmod(0o722)
-    hooks.add()
-    assert hooks.run_out() == []
-    hooks.script.chmod(0o700)
-    hooks.add()
-    hooks.run_out()
-    assert lines_of(hooks.log) == ["1", "3"]
-    assert hooks.complaints == ["it is writable by others (mode 0722)"]
-    assert hooks.runner.unfit == ""
-    assert hooks.runner.marks == dict.fromkeys((1, 2, 3), HOOK_DONE)
+    assert hooks.complaints == ["Hook for ONLINE [wg0] could not be run: Argument list too long"]
+    assert lines_of(hooks.log) == ["2"]
+    assert hooks.runner.marks == {1: HOOK_DONE, 2: HOOK_DONE}
 
 
 # --- Which hook is fit --------------------------------------------------------------------------------------------
