@@ -306,10 +306,12 @@ install_program() {
         program_changed=yes
     fi
     # A few lines that import the module: Python compiles a script at each start, but a module only once. Imports create
-    # no garbage, so the collector is off: it would take a twentieth of the startup time.
+    # no garbage, so the collector is off: it would take a twentieth of the startup time. Ctrl-C during the imports ends
+    # the program without a traceback: _signal is a part of the interpreter, and its import takes no time.
     cat >"$scratch/command" <<END
 #!$PYTHON -IS
-import gc, sys
+import _signal, gc, sys
+_signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 gc.disable()
 sys.path.append("$PROGRAM_DIR")
 from wg_monitor import main

@@ -19,6 +19,14 @@ Exit codes: 0 done, 1 failure, 2 invalid usage or settings, 4 not permitted, 5 `
 
 from __future__ import annotations
 
+import signal
+import sys
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports below prints no traceback
+    # A second file that imports `wg_monitor` gets this module, not a copy with exception classes of its own.
+    sys.modules["wg_monitor"] = sys.modules["__main__"]
+
 import errno
 import fcntl
 import gc
@@ -26,9 +34,7 @@ import os
 import re
 import resource
 import select
-import signal
 import stat
-import sys
 import time
 from array import array
 from collections import Counter, deque
@@ -37,10 +43,6 @@ from functools import lru_cache
 from itertools import accumulate, compress, islice, repeat, takewhile
 from operator import attrgetter, ne
 from typing import AbstractSet, Any, Callable, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Sequence, Tuple, Union
-
-if __name__ == "__main__":
-    # A second file that imports `wg_monitor` gets this module, not a copy with exception classes of its own.
-    sys.modules["wg_monitor"] = sys.modules["__main__"]
 
 VERSION = "1.1.0"
 
@@ -3225,6 +3227,8 @@ def hold_standard_streams() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the monitor handles it: Ctrl-C prints no traceback
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, Wakeup.SIGNALS)  # a blocked signal is inherited, and would be lost
     hold_standard_streams()
     sys.excepthook = report_bug
     try:

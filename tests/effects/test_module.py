@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Dict, List, NamedTuple
 
 import pytest
 
-from harness import MODULE, PROJECT, command_line
+from harness import MODULE, PROJECT, command_line, launcher
 from values import ids
 
 # Every start runs this before the program and the rest of it after the program. The second module is a file of its own
@@ -34,12 +35,6 @@ SECOND = "import wg_monitor\n"
 class Start(NamedTuple):
     name: str
     command: List[str]
-
-
-def launcher() -> str:
-    """The command as install.sh lays it."""
-    text = (PROJECT / "install.sh").read_text(encoding="utf-8")
-    return text.partition('>"$scratch/command" <<END\n')[2].partition("END\n")[0].replace("$PROGRAM_DIR", str(PROJECT))
 
 
 STARTS = [
@@ -71,6 +66,21 @@ def test_a_second_file_gets_the_same_classes_however_the_daemon_is_started(tmp_p
     assert int(said["classes"]) > 20, done.stdout
     assert (said["differ"], said["one module"]) == ("[]", "True"), done.stdout
     assert said["copies"] == "1", "a copy of the module: %s" % done.stdout
+
+
+STUB = """
+import os, signal
+os.kill(os.getpid(), signal.SIGINT)
+print("went on")
+def main(): ...
+"""
+
+
+def test_ctrl_c_during_the_imports_of_the_launcher_prints_nothing(tmp_path: Path) -> None:
+    (tmp_path / "wg_monitor.py").write_text(STUB)
+    (tmp_path / "launcher").write_text(launcher().replace(str(PROJECT), str(tmp_path)))
+    done = subprocess.run([sys.executable, "-IS", str(tmp_path / "launcher")], capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
 
 
 # --- Refusals -----------------------------------------------------------------------------------------------------

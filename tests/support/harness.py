@@ -83,6 +83,12 @@ def texts(lines: Iterable[str]) -> List[str]:
     return found
 
 
+def launcher() -> str:
+    """The command as install.sh lays it."""
+    text = (PROJECT / "install.sh").read_text(encoding="utf-8")
+    return text.partition('>"$scratch/command" <<END\n')[2].partition("END\n")[0].replace("$PROGRAM_DIR", str(PROJECT))
+
+
 # --- The daemon ---------------------------------------------------------------------------------------------------
 
 # $1: the directory mounted at /run/wireguard; $2: at /var/log; $3: the script that replaces wg, or empty; $4: the path
