@@ -2663,9 +2663,12 @@ class Monitor:
 
     # The start
 
-    def run(self) -> int:
+    def run(self, mistaken: Iterable[str] = ()) -> int:
+        # `mistaken`: the variables that are nearly settings.
         self.open()
         self.note("START", started_text(self.settings))
+        for name in mistaken:
+            self.warn(no_setting(name))
         if self.settings.liveness == "handshake" and self.settings.threshold <= REKEY_AFTER_TIME_S:
             flap = "A threshold of %ds or less makes healthy peers flap" % REKEY_AFTER_TIME_S
             self.warn("%s: a WireGuard session in use renews its handshake only after %ds" % (flap, REKEY_AFTER_TIME_S))
@@ -3052,6 +3055,27 @@ def parse_settings(flags: Mapping[str, str | None], environment: Mapping[str, st
     return Settings(**values)
 
 
+def meant_by(name: str) -> str:
+    # The settings that the name of none probably means; "" = it means none.
+    def resembles(ours: str) -> bool:
+        # They differ in one place by two characters at most, or begin with the same word.
+        same = len(os.path.commonprefix([name, ours])) + len(os.path.commonprefix([name[::-1], ours[::-1]]))
+        return same >= max(len(name), len(ours)) - 2 or ours.startswith(name.partition("_")[0] + "_")
+
+    name = name.upper()
+    return ", ".join(option.variable for option in OPTIONS if resembles(option.variable))
+
+
+def no_setting(name: str) -> str:
+    return "%s is not a setting and has no effect; similar ones: %s" % (printable(name, 80), meant_by(name) or "none")
+
+
+def mistaken(environment: Mapping[str, str]) -> list[str]:
+    # The variables that are nearly settings. systemd itself sets the two at the end.
+    others = environment.keys() - {option.variable for option in OPTIONS} - {"STATE_DIRECTORY", "LOG_NAMESPACE"}
+    return sorted(filter(meant_by, others))
+
+
 def find_place(name: str, path: str, roots: Sequence[str], judge: Callable[[str], str]) -> str:
     # The path of a file with its directory resolved. `judge` says why the file cannot be used; "" = it can. Errors:
     # Refusal. Root without CAP_DAC_OVERRIDE is subject to ownership.
@@ -3195,7 +3219,7 @@ def watch(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> in
     os.chdir("/")
     store = Store(state_path, settings.names["state_path"]) if state_path else None
     trail = open_own_trail(path, waiting=store is not None)
-    return Monitor(settings, wg, console, trail, store, manager).run()
+    return Monitor(settings, wg, console, trail, store, manager).run(mistaken(environment))
 
 
 def open_own_trail(path: str, waiting: bool) -> Trail | None:

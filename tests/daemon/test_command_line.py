@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from device import peer
-from expected import console_oddities, now, told
+from expected import MONITOR_STARTED, console_oddities, now, told
 from harness import (
     Place,
     command_line,
@@ -73,6 +73,30 @@ def test_check_lists_every_failure_and_exits_with_the_code_of_the_first(place: P
     wrong = command_line("check", "--interval", "0", behind=place.enter())
     assert wrong.returncode == 2 and re.search(r"^FAIL +settings +--interval: '0' is invalid: ", wrong.stdout, re.M)
     assert command_line("check", behind=NOBODY).returncode == 4
+
+
+def test_names_that_are_nearly_settings_are_reported_at_the_start(place: Place) -> None:
+    device = place.device()
+    others = {"HOSTNAME": "x", "HOME": "/", "USER": "root", "INVOCATION_ID": "1", "STATE_DIRECTORY": "/x", "TERM": "dumb"}
+    environment = {"LOG_FMT": "json", "INTERVALL": "5", **others}
+    monitor = place.start("--from-environment", environment=environment)
+    device.settle()
+    assert monitor.stop() == 0
+    warnings = [
+        "[WARN] INTERVALL is not a setting and has no effect; similar ones: INTERVAL",
+        "[WARN] LOG_FMT is not a setting and has no effect; similar ones: LOG_PATH, LOG_FORMAT",
+    ]
+    assert monitor.trail()[:3] == [MONITOR_STARTED, *warnings]
+    assert [line for line in monitor.trail() if line.startswith("[WARN]")] == warnings
+    assert [line[20:] for line in monitor.console()[:3]] == [MONITOR_STARTED, *warnings]
+
+
+def test_without_from_environment_no_name_is_reported(place: Place) -> None:
+    device = place.device()
+    monitor = place.start(environment={"LOG_FMT": "json", "INTERVALL": "5"})
+    device.settle()
+    assert monitor.stop() == 0
+    assert not [line for line in monitor.trail() if line.startswith("[WARN]")]
 
 
 def test_a_debug_run_by_hand_starts_and_stops(place: Place) -> None:

@@ -255,6 +255,58 @@ def test_every_option_is_a_field_of_the_settings() -> None:
     assert all(option.meaning for option in OPTIONS)
 
 
+# --- Names that are no settings -----------------------------------------------------------------------------------
+
+MISTAKEN = {
+    "INTERVALL": "INTERVAL",
+    "INTERVALS": "INTERVAL",
+    "INTREVAL": "INTERVAL",
+    "INTERVAL_S": "INTERVAL",
+    "NTERVAL": "INTERVAL",
+    "interval": "INTERVAL",
+    "TRESHOLD": "THRESHOLD",
+    "THRESHHOLD": "THRESHOLD",
+    "INTERFACES": "INTERFACE",
+    "LIVELINESS": "LIVENESS",
+    "DEBUGG": "DEBUG",
+    "STATS_INTERVALL": "STATS_INTERVAL",
+    "LOG_FMT": "LOG_PATH, LOG_FORMAT",
+    "LOG_FILE": "LOG_PATH, LOG_FORMAT",
+    "STATE_FILE": "STATE_PATH",
+    "HISTORY": "HISTORY_DAYS",
+    "SCRIPT_EVENT": "SCRIPT_TIMEOUT, SCRIPT_EVENTS",
+    "ON_CHANGE": "ON_CHANGE_SCRIPT",
+}
+
+# Of a login, of systemd.exec(5) under "Environment variables set or propagated by the service manager", of containers.
+OTHERS = """
+    PATH HOME LANG LANGUAGE LC_ALL LC_CTYPE TZ USER LOGNAME SHELL PWD OLDPWD SHLVL TERM COLORTERM HOSTNAME MAIL EDITOR PAGER _
+    SUDO_USER SUDO_UID SUDO_GID SUDO_COMMAND SSH_CONNECTION SSH_CLIENT SSH_TTY SSH_AUTH_SOCK DISPLAY LS_COLORS LESS HISTSIZE
+    XDG_RUNTIME_DIR XDG_SESSION_ID DBUS_SESSION_BUS_ADDRESS DEBIAN_FRONTEND http_proxy no_proxy PYTHONPATH container
+    INVOCATION_ID JOURNAL_STREAM NOTIFY_SOCKET WATCHDOG_PID WATCHDOG_USEC MAINPID MANAGERPID SYSTEMD_EXEC_PID LISTEN_FDS
+    LISTEN_PID LISTEN_FDNAMES RUNTIME_DIRECTORY STATE_DIRECTORY CACHE_DIRECTORY LOGS_DIRECTORY CONFIGURATION_DIRECTORY
+    CREDENTIALS_DIRECTORY MEMORY_PRESSURE_WATCH MEMORY_PRESSURE_WRITE FDSTORE TRIGGER_UNIT TRIGGER_PATH REMOTE_ADDR
+    DEBUG_INVOCATION SERVICE_RESULT EXIT_CODE EXIT_STATUS PIDFILE MONITOR_UNIT LOG_NAMESPACE KUBERNETES_SERVICE_HOST
+""".split()
+
+
+@pytest.mark.parametrize(("name", "meant"), MISTAKEN.items())
+def test_a_name_that_is_nearly_a_setting(name: str, meant: str) -> None:
+    assert wg_monitor.meant_by(name) == meant
+    assert wg_monitor.mistaken({name: "x", "PATH": "/bin"}) == [name]
+    assert wg_monitor.no_setting(name) == "%s is not a setting and has no effect; similar ones: %s" % (name, meant)
+
+
+def test_a_setting_and_what_others_set_is_no_mistake() -> None:
+    variables = [option.variable for option in OPTIONS]
+    assert wg_monitor.mistaken(dict.fromkeys([*variables, *OTHERS], "x")) == []
+
+
+def test_a_name_is_shown_safely() -> None:
+    assert wg_monitor.no_setting("X\n[ERROR] \x1b").startswith("X [ERROR] ? is not a setting")
+    assert wg_monitor.no_setting("FOO").endswith("; similar ones: none")
+
+
 # --- The command line ---------------------------------------------------------------------------------------------
 
 

@@ -202,7 +202,7 @@ def constants(node: ast.AST) -> Iterator[str]:
 
 
 REPORTERS = ("warn", "report", "Fault")
-WORDS_OF_WARNINGS = ("words", "recover", "start")  # functions whose results are texts of warnings
+WORDS_OF_WARNINGS = ("words", "recover", "start", "no_setting")  # functions whose results are texts of warnings
 
 
 def function_called(call: ast.Call) -> str:
