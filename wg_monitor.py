@@ -3169,17 +3169,18 @@ def build_parser() -> Any:
         if option.metavar:
             parser.add_argument(option.flag, metavar=option.metavar, help=words)
         else:
-            parser.add_argument(option.flag, action="store_const", const="true", help=words)
+            parser.add_argument(option.flag, nargs="?", const="true", metavar="=BOOLEAN", help=words)
     return parser
 
 
 def parse_arguments(argv: Sequence[str] | None) -> dict[str, Any]:
-    # Flags and command by name. Errors: Refusal, which names an unknown flag but not the value after it.
-    known, unknown = build_parser().parse_known_args(argv)
-    if unknown or known.command not in (None, "check"):
-        raise Refusal(
-            "invalid usage", "unknown argument '%s'" % printable((unknown or [known.command])[0]), "see --help"
-        )
+    # Flags, command and instance by name. Errors: Refusal, which names an unknown flag but not the value after it.
+    # argparse would take the word after --debug for its value.
+    words = ["--debug=true" if word == "--debug" else word for word in (sys.argv[1:] if argv is None else argv)]
+    known, unknown = build_parser().parse_known_args(words)
+    unknown += [known.command] * (known.command not in (None, "check"))
+    if unknown:
+        raise Refusal("invalid usage", "unknown argument '%s'" % printable(unknown[0]), "see --help")
     return dict(vars(known))
 
 

@@ -75,6 +75,15 @@ def test_check_lists_every_failure_and_exits_with_the_code_of_the_first(place: P
     assert command_line("check", behind=NOBODY).returncode == 4
 
 
+@pytest.mark.parametrize(("flag", "steps"), [("--debug=true", True), ("--debug=no", False)])
+def test_debug_takes_a_value_which_overrides_the_variable(place: Place, flag: str, steps: bool) -> None:
+    device = place.device()
+    monitor = place.start("--from-environment", flag, environment={"DEBUG": "false" if steps else "true"})
+    device.settle()
+    assert monitor.stop() == 0
+    assert any(line.startswith("[DEBUG] ") for line in monitor.trail()) == steps
+
+
 def test_names_that_are_nearly_settings_are_reported_at_the_start(place: Place) -> None:
     device = place.device()
     others = {"HOSTNAME": "x", "HOME": "/", "USER": "root", "INVOCATION_ID": "1", "STATE_DIRECTORY": "/x", "TERM": "dumb"}

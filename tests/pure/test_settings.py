@@ -320,12 +320,33 @@ def refused(*arguments: str) -> str:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--no-such-flag"], ["nonsense"], ["--interval"], ["--inter", "5"], ["check", "check"], ["--debug=maybe"]],
-    ids=["an unknown flag", "an unknown command", "no value", "an abbreviated flag", "two commands", "an extra value"],
+    [["--no-such-flag"], ["nonsense"], ["--interval"], ["--inter", "5"], ["check", "check"], ["--debug", "false"]],
+    ids=["an unknown flag", "an unknown command", "no value", "an abbreviated flag", "two commands", "a bare value"],
 )
 def test_wrong_usage(arguments: Any) -> None:
     words = refused(*arguments)
     assert words.startswith("invalid usage: ") and words.endswith("; see --help")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        ([], None),
+        (["--debug"], "true"),
+        (["--debug=true"], "true"),
+        (["--debug=false"], "false"),
+        (["--debug=no"], "no"),
+        (["--debug="], ""),
+        (["--debug", "--debug=0"], "0"),
+        (["--debug=0", "--debug"], "true"),
+    ],
+)
+def test_debug_is_true_alone_and_takes_a_value_after_an_equals_sign(arguments: List[str], value: Any) -> None:
+    assert wg_monitor.parse_arguments(arguments)["debug"] == value
+
+
+def test_a_false_flag_overrides_a_true_variable() -> None:
+    assert parse_settings({"debug": "false"}, {"DEBUG": "true"}).debug is False
 
 
 def test_the_message_about_invalid_usage_is_one_printable_line() -> None:

@@ -159,15 +159,16 @@ def test_the_service_sets_what_the_default_file_shows() -> None:
 
 
 def test_the_manual_lists_every_flag_with_its_variable_default_and_meaning() -> None:
-    listed = re.findall(r"^\.It Fl -(\S+)(?: Ar (\S+))?\n\.Pq Ev (\S+)(?: ; No default Li (\S+))?\n\.br\n(.+)$",
-                        read("wg-monitor.8"), re.M)  # fmt: skip
+    manual = read("wg-monitor.8").replace(" Ns Op = Ns Ar BOOLEAN\n", "\n")
+    listed = re.findall(r"^\.It Fl -(\S+)(?: Ar (\S+))?\n\.Pq Ev (\S+)(?: ; No default Li (\S+))?\n\.br\n(.+)$", manual, re.M)
     expected = [(o.flag[2:], o.metavar, o.variable, o.default, o.meaning) for o in wg_monitor.OPTIONS]
     assert listed == expected
 
 
 def test_the_manuals_synopsis_has_the_same_flags_in_the_same_order() -> None:
     synopsis = read("wg-monitor.8").split(".Sh SYNOPSIS")[1].split(".Sh DESCRIPTION")[0]
-    documented = [tuple(words(item).split(" Ar ")) for item in re.findall(r"^\.Op Fl -(.+)$", synopsis, re.M)]
+    listed = re.findall(r"^\.Op Fl -(.+?)(?: Ns Op = Ns Ar BOOLEAN)?$", synopsis, re.M)
+    documented = [tuple(words(item).split(" Ar ")) for item in listed]
     options = [(o.flag[2:], o.metavar) if o.metavar else (o.flag[2:],) for o in wg_monitor.OPTIONS]
     assert documented == [("from-environment",), *options]
 
@@ -185,7 +186,7 @@ def test_help_shows_the_meaning_and_variable_of_a_setting(option: wg_monitor.Opt
     meaning = option.meaning if option.metavar else option.meaning.split(":")[0]
     # argparse may break a line after a hyphen
     text = documented[documented.rindex(option.flag) :].replace("- ", "-")
-    assert text.startswith(words("%s %s %s" % (option.flag, option.metavar, meaning)).replace("- ", "-"))
+    assert text.startswith(words("%s %s %s" % (option.flag, option.metavar or "[=BOOLEAN]", meaning)).replace("- ", "-"))
     assert option.variable in text[: len(meaning) + 100]
 
 
