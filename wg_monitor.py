@@ -3040,8 +3040,9 @@ OPTIONS = (
 )
 
 
-def parse_settings(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Settings:
-    # A flag overrides a variable, an empty value means unset. Errors: Refusal.
+def parse_settings(flags: Mapping[str, str | None], environment: Mapping[str, str], wrong: Any = None) -> Settings:
+    # A flag overrides a variable, an empty value means unset. Errors: Refusal. `wrong`: a dictionary that takes them all
+    # instead, by field, while the defaults replace the values.
     values: dict[str, Any] = {"names": {}}
     for option in OPTIONS:
         flag = flags.get(option.field)
@@ -3051,7 +3052,10 @@ def parse_settings(flags: Mapping[str, str | None], environment: Mapping[str, st
             values[option.field] = option.parse(text)
         except ValueError as allowed:
             found = "%s: '%s' is invalid" % (name, printable(text, 80))
-            raise Refusal(found, "no default replaces it", "use %s" % allowed) from None
+            refusal = Refusal(found, "no default replaces it", "use %s" % allowed)
+            if wrong is None:
+                raise refusal from None
+            wrong[option.field], values[option.field] = refusal, option.parse(option.default)
     return Settings(**values)
 
 
@@ -3155,14 +3159,16 @@ def build_parser() -> Any:
         def error(self, message: str) -> NoReturn:
             raise Refusal("invalid usage", printable(message), "see --help")
 
-    parser = Parser("wg-monitor", "wg-monitor [check] [OPTION]...", allow_abbrev=False)
+    parser = Parser("wg-monitor", "wg-monitor [check [INSTANCE]] [OPTION]...", allow_abbrev=False)
     parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
     parser.description = "Watch WireGuard peers and record who was online when."
-    parser.epilog = """'check' reports whether settings, wg, permissions, paths and hook are fit, and ends. Exit codes: 0
-        done, 1 failure, 2 invalid usage or settings, 4 not permitted, 5 wg is not installed."""
+    parser.epilog = """'check' reports whether everything fits that wg-monitor.service uses, or wg-monitor@INSTANCE.
+        Exit codes: 0 done, 1 failure, 2 invalid usage or settings, 4 not permitted, 5 wg is not installed."""
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version="wg_monitor " + VERSION)
-    parser.add_argument("--from-environment", action="store_true", help="also read the settings below from variables")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("instance", nargs="?", help=argparse.SUPPRESS)
+    source.add_argument("--from-environment", action="store_true", help="also read the settings below from variables")
     for option in OPTIONS:
         default = "; default: " + option.default if option.default else ""
         words = "%s (%s%s)" % (option.meaning, option.variable, default)
@@ -3184,25 +3190,129 @@ def parse_arguments(argv: Sequence[str] | None) -> dict[str, Any]:
     return dict(vars(known))
 
 
-def outcome(judge: Callable[..., str], *arguments: Any) -> str | Refusal:
+# --- The command check --------------------------------------------------------------------------------------------
+
+
+# A line of a settings file: blank, a comment, or after `NAME=` quoted strings and then a bare word; otherwise it is
+# refused. systemd before version 254 continues a comment after a backslash.
+VALUE = r"""((?:'[^']*'|"(?:[^"\\$`]|\\["\\$`\n])*")*(?:[^\s'"\\$`|&;<>()~]|\\.)*)"""
+LINE = r"(?as)[ \t]*(?:#[^\r\n\0]*(?<!\\)|([A-Za-z_]\w*)=" + VALUE + r"[ \t]*)?(?:\n|(?<!\\)\Z)|([^\n]+\n?)"
+
+
+def assignments(text: str) -> Iterator[tuple[int, str, str]]:
+    """The settings of a file as line number, name and value. Without a name: a line that is refused.
+
+    It accepts what systemd (EnvironmentFile= in systemd.exec(5)) and a shell read alike, and runs nothing. The rest, such
+    as `$`, `export`, `;` or a comment after a value, is code to a shell and text to systemd."""
+    for line in re.finditer(LINE, text):
+        name, value, refused = line.groups("")
+        pieces = re.findall(r"""(?s)'([^']*)'|"((?:[^"\\]|\\.)*)"|(\\.|[^'"\\])""", value)
+        value = "".join(single + re.sub(r"(?s)\\\n|\\(.)", r"\1", other + bare) for single, other, bare in pieces)
+        # systemd drops values with control characters, or that are not UTF-8.
+        if refused or not re.sub("[\t\n]", "", value).isprintable():
+            name, value = "", line.group().strip(" \t\n")
+        if name or value:
+            yield text.count("\n", 0, line.start()) + 1, name, value
+
+
+Finding = Tuple[str, Tuple[Any, int]]  # a thing, and in words how it is, with 0 or the exit code that it causes
+
+
+def read_settings_file(path: str, environment: dict[str, str]) -> Iterator[Finding]:
+    # Adds the settings of a unit's file, which need not exist.
+    text, words, code = "", path, 0
     try:
-        return judge(*arguments)
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            text = file.read()
+    except OSError as error:
+        words, code = "%s: %s" % (words, reason_of(error)), 0 if isinstance(error, FileNotFoundError) else EXIT_FAILURE
+    yield "file", (words, code)
+    for number, name, value in assignments(text):
+        environment[name] = value
+        invalid = "'%s' is invalid: a shell and systemd read it differently; use NAME='VALUE'" % printable(value, 80)
+        if name != "TZ" and all(name != option.variable for option in OPTIONS):
+            yield "file", ("line %d: %s" % (number, no_setting(name) if name else invalid), EXIT_USAGE)
+
+
+def try_wg(wg: str, settings: Settings) -> tuple[str, int]:
+    # What one reading shows and what is wrong with it, and the exit code.
+    probe = Probe(wg)
+    try:
+        probe.start()
+    except OSError as error:
+        return "%s cannot be run: %s" % (wg, reason_of(error)), EXIT_FAILURE
+    answer = probe.answer()
+    while answer is None and time.monotonic() < probe.deadline:
+        time.sleep(0.01)
+        answer = probe.answer()
+    if answer is None or answer.why:
+        probe.kill()
+        return answer.why if answer else "wg did not answer within %ds" % WG_TIMEOUT_S, EXIT_FAILURE
+    reading = parse(probe.blocks(answer.size), answer.complaints, Memo(), (), settings.interface)
+    words = [", ".join(sorted(reading.interfaces)) or "no interface", counted(len(reading.peers), "peer")]
+    words += [fault.begins for fault in faults_of(reading, Table(), settings)]
+    return "; ".join(words), EXIT_FAILURE if words[2:] else 0
+
+
+def use_of(lock: str) -> str:
+    # Which process holds the lock of a file; "" = none. It takes no lock itself, which a starting monitor would find. On
+    # overlayfs and btrfs, /proc/locks has another device than stat(2): the process's open files tell.
+    try:
+        with open("/proc/locks") as locks:
+            for pid in re.findall(r"(?m)^\d+: FLOCK .* WRITE (\d+) \S+:%d " % os.lstat(lock).st_ino, locks.read()):
+                if any(os.path.samefile(lock, "/proc/%s/fd/%s" % (pid, fd)) for fd in os.listdir("/proc/%s/fd" % pid)):
+                    with open("/proc/%s/comm" % pid, errors="replace") as name:
+                        return ", in use by process %s (%s)" % (pid, printable(name.read().strip()))
+    except OSError:
+        pass
+    return ""
+
+
+def outcome(judge: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
+    # A result and 0, or a refusal and its exit code.
+    try:
+        return judge(*arguments), 0
     except Refusal as refusal:
-        return refusal
+        return refusal, refusal.code
 
 
-def check(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> int:
-    # `wg-monitor check`: one line for each thing that has to be fit. The exit code is that of the first misfit.
-    results = {"settings": outcome(lambda: started_text(parse_settings(flags, environment)).partition(" | ")[2])}
-    results.update(permission=outcome(judge_permission), wg=outcome(find_wg))
-    if isinstance(results["settings"], str):
-        settings = parse_settings(flags, environment)
-        results["trail"] = outcome(place_of_trail, settings)
-        results["store"] = outcome(place_of_store, settings) or "none (STATE_PATH is not set)"
-        results["hook"] = outcome(fit_script, settings) or "none (ON_CHANGE_SCRIPT is not set)"
-    for what, result in results.items():
-        print("%s  %-12s %s" % ("FAIL" if isinstance(result, Refusal) else "ok  ", what, result))
-    return next((result.code for result in results.values() if isinstance(result, Refusal)), 0)
+def findings(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> Iterator[Finding]:
+    wrong: dict[str, Refusal] = {}
+    settings = parse_settings(flags, environment, wrong)
+    if settings.threshold <= settings.interval and not wrong.keys() & {"threshold", "interval"}:
+        found = "%s: '%d' is not above the interval" % (settings.names["threshold"], settings.threshold)
+        wrong["threshold"] = Refusal(found, "a peer can come and go unseen", "use more than %d" % settings.interval)
+    invalid: list[tuple[Any, int]] = [(refusal, refusal.code) for refusal in wrong.values()]
+    yield from (("settings", result) for result in invalid or [(started_text(settings).partition(" | ")[2], 0)])
+    permission, wg = outcome(judge_permission), outcome(find_wg)
+    yield from (("permission", permission), ("wg", wg))
+    if not permission[1] and not wg[1]:
+        yield "reading", try_wg(wg[0], settings)
+    places = (
+        ("trail", place_of_trail, "log_path", "%s/.%s.lock" % os.path.split(settings.log_path)),
+        ("store", place_of_store, "state_path", settings.state_path + ".lock"),
+        ("hook", fit_script, "on_change_script", ""),
+    )
+    for what, judge, field, lock in places:
+        if field not in wrong:
+            words, code = outcome(judge, settings)
+            yield what, ("%s%s" % (words or "none (%s is not set)" % field.upper(), use_of(lock)), code)
+
+
+def check(flags: Mapping[str, str | None], environment: Mapping[str, str] | None, instance: str | None = None) -> int:
+    # `wg-monitor check`: one line for each thing that has to be fit. The exit code is that of the first misfit. Without
+    # an environment, it takes that of the service or of an instance.
+    found: list[Finding] = [("settings", (no_setting(name), EXIT_USAGE)) for name in mistaken(environment or {})]
+    if environment is None:
+        suffix = "-" + instance if instance else ""
+        environment = {"STATE_PATH": "/var/lib/wg-monitor/state%s.db" % suffix}
+        if instance:
+            environment.update(INTERFACE=instance, LOG_PATH="/var/log/wg_monitor%s.log" % suffix)
+        found += read_settings_file("/etc/default/wg-monitor" + suffix, environment)
+    found += findings(flags, environment)
+    for what, (words, code) in found:
+        print("%s  %-12s %s" % ("FAIL" if code else "ok  ", what, printable(str(words), 1000)))
+    return next((code for _, (_, code) in found if code), 0)
 
 
 def watch(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> int:
@@ -3258,9 +3368,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.excepthook = report_bug
     try:
         arguments = parse_arguments(argv)
-        command = arguments.pop("command")
-        environment = os.environ if arguments.pop("from_environment") else {}
-        return check(arguments, environment) if command == "check" else watch(arguments, environment)
+        command, instance = arguments.pop("command"), arguments.pop("instance")
+        environment = os.environ if arguments.pop("from_environment") else None
+        return check(arguments, environment, instance) if command else watch(arguments, environment or {})
     except Refusal as refusal:
         print("wg_monitor: %s" % refusal, file=sys.stderr)
         return refusal.code

@@ -1,7 +1,5 @@
-"""The command line: help, version, check, and what it needs to run."""
+"""The command line: help, version, debug, and what it needs to run. test_check.py has the command check."""
 
-import os
-import re
 import signal
 
 import pytest
@@ -47,32 +45,6 @@ def test_without_wg_the_daemon_says_what_to_install(place: Place) -> None:
     assert monitor.wait() == 5
     assert len(monitor.console()) == 1 and "wireguard-tools" in monitor.console()[0]
     assert not place.trail.exists()
-
-
-def test_check_lists_everything_as_ok(place: Place) -> None:
-    hook = place.script("hook", "true\n")
-    store = str(place.path / "state.db")
-    flags = ["--log-path", str(place.trail), "--on-change-script", str(hook), "--state-path", store]
-    done = command_line("check", *flags, behind=place.enter())
-    assert done.returncode == 0 and not done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 6 and all(line.startswith("ok ") for line in lines)
-    assert not place.trail.exists() and not os.path.exists(store)
-
-
-def test_check_lists_every_failure_and_exits_with_the_code_of_the_first(place: Place) -> None:
-    hook = place.script("hook", "true\n", 0o777)
-    place.wg("true")
-    assert place.fake_wg is not None
-    place.fake_wg.chmod(0o644)
-    flags = ["--log-path", "/etc/wg-monitor-test", "--on-change-script", str(hook)]
-    done = command_line("check", *flags, behind=place.enter())
-    assert done.returncode == 5
-    failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("FAIL ")]
-    assert failed == ["wg", "trail", "hook"]
-    wrong = command_line("check", "--interval", "0", behind=place.enter())
-    assert wrong.returncode == 2 and re.search(r"^FAIL +settings +--interval: '0' is invalid: ", wrong.stdout, re.M)
-    assert command_line("check", behind=NOBODY).returncode == 4
 
 
 @pytest.mark.parametrize(("flag", "steps"), [("--debug=true", True), ("--debug=no", False)])

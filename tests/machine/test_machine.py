@@ -1,6 +1,7 @@
 """The service on a machine with systemd: installation, operation, rotation, upgrade and removal."""
 
 import json
+import random
 import re
 from contextlib import contextmanager
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
@@ -8,8 +9,10 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tu
 import pytest
 
 import machine
+import wg_monitor
 from harness import lacking, wait_for
 from machine import CLIENT_PUBLIC, PROJECT, Host, Machine
+from settings_files import ALIKE
 
 pytestmark = [pytest.mark.machine, pytest.mark.once]
 
@@ -253,6 +256,69 @@ def test_an_instance_warns_once_about_a_missing_interface_and_waits_for_it(home:
     machine.start_server(home, "wg-7", 2)
     wait_for("IFUP", lambda: any(line.startswith("IFUP    [wg-7]") for line in lines(home, trail)))
     assert home.property("wg-monitor@wg-7", "MainPID") == pid
+
+
+# --- The command check --------------------------------------------------------------------------------------------
+
+
+def test_check_reads_what_the_running_service_reads_and_names_it(home: Machine) -> None:
+    home.run("systemctl", "start", "wg-monitor@wg0")
+    for unit, arguments, suffix in ((SERVICE, [], ""), ("wg-monitor@wg0", ["wg0"], "-wg0")):
+        found = home.run("wg-monitor", "check", *arguments).stdout.splitlines()
+        assert all(line.startswith("ok ") for line in found)
+        things = dict(line.split(None, 2)[1:] for line in found)
+        used = r", in use by process %s \(\S+\)" % home.property(unit, "MainPID")
+        assert things["reading"] == "wg0; 1 peer"
+        assert re.fullmatch("/var/lib/wg-monitor/state%s.db" % suffix + used, things["store"])
+        assert re.fullmatch("/var/log/wg_monitor%s.log" % suffix + "(%s)?" % used, things["trail"])
+    home.run("systemctl", "stop", SERVICE, "wg-monitor@wg0")
+    assert "in use" not in home.run("wg-monitor", "check").stdout
+
+
+def test_check_reports_what_the_service_is_refused_for(home: Machine) -> None:
+    home.write(DEFAULTS, "INTERVAL=0\nINTERVALL=5\nTHRESHOLD=abc\n")
+    assert home.run("systemctl", "restart", SERVICE, check=False).returncode != 0
+    done = home.run("wg-monitor", "check", check=False)
+    assert done.returncode == 2
+    assert [line.split()[1:3] for line in done.stdout.splitlines() if line.startswith("FAIL ")] == [
+        ["file", "line"], ["settings", "INTERVAL:"], ["settings", "THRESHOLD:"],
+    ]  # fmt: skip
+
+
+# Each file is read by a service of its own.
+CORPUS = """
+[Service]
+Type=oneshot
+EnvironmentFile=/root/corpus/%i
+ExecStart=/usr/bin/env -0
+StandardOutput=file:/root/read/%i
+"""
+
+
+def random_files(number: int) -> Iterator[Tuple[str, Dict[str, str]]]:
+    """Random settings files that `check` accepts, and what it reads."""
+    chance = random.Random(number)
+    pieces = "a b A = A= B= \nA= \nB= ' ' \" \" \\ \\\n \n # $ ; ~ : ! { } * % ü 状态 \\\\ \\' \\\"".split(" ") + [" ", "\t"]
+    while number:
+        text = "A=" + "".join(chance.choice(pieces) for _ in range(chance.randrange(1, 9)))
+        found = list(wg_monitor.assignments(text))
+        if all(name for _, name, _ in found):
+            number -= 1
+            yield text, {name: value for _, name, value in found}
+
+
+def test_systemd_reads_alike_what_check_accepts(bare: Machine) -> None:
+    cases = [(line.text, line.values) for line in ALIKE]
+    cases += [(text.encode(), values) for text, values in random_files(300)]
+    bare.write("/etc/systemd/system/corpus@.service", CORPUS)
+    bare.shell("mkdir -p /root/corpus /root/read; systemctl daemon-reload")
+    for number, (text, _) in enumerate(cases):
+        bare.path("/root/corpus/%d" % number).write_bytes(text)
+    bare.shell("cd /root/corpus; ls | sed 's/.*/corpus@&.service/' | xargs -n 20 systemctl start", timeout=120)
+    for number, (text, values) in enumerate(cases):
+        entries = bare.path("/root/read/%d" % number).read_bytes().decode().split("\0")[:-1]
+        read = dict(entry.split("=", 1) for entry in entries)
+        assert {name: value for name, value in read.items() if len(name) == 1 or name in values} == values, text
 
 
 # --- Failures -----------------------------------------------------------------------------------------------------

@@ -255,6 +255,17 @@ def test_every_option_is_a_field_of_the_settings() -> None:
     assert all(option.meaning for option in OPTIONS)
 
 
+def test_all_refusals_of_the_settings_at_once() -> None:
+    """The defaults take the places of what is invalid."""
+    wrong: Dict[str, Refusal] = {}
+    settings = parse_settings({"interval": "x"}, {"DEBUG": "maybe", "THRESHOLD": "60"}, wrong)
+    assert settings == chosen(threshold=60, names=names(interval="--interval"))
+    assert {name: str(refusal).partition(" is ")[0] for name, refusal in wrong.items()} == {
+        "interval": "--interval: 'x'",
+        "debug": "DEBUG: 'maybe'",
+    }
+
+
 # --- Names that are no settings -----------------------------------------------------------------------------------
 
 MISTAKEN = {
@@ -320,8 +331,28 @@ def refused(*arguments: str) -> str:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--no-such-flag"], ["nonsense"], ["--interval"], ["--inter", "5"], ["check", "check"], ["--debug", "false"]],
-    ids=["an unknown flag", "an unknown command", "no value", "an abbreviated flag", "two commands", "a bare value"],
+    [
+        ["--no-such-flag"],
+        ["nonsense"],
+        ["--interval"],
+        ["--inter", "5"],
+        ["check", "wg0", "wg1"],
+        ["wg0", "check"],
+        ["--debug", "false"],
+        ["check", "wg0", "--from-environment"],
+        ["--from-environment", "check", "wg0"],
+    ],
+    ids=[
+        "an unknown flag",
+        "an unknown command",
+        "no value",
+        "an abbreviated flag",
+        "two instances",
+        "an instance without a command",
+        "a value for --debug without =",
+        "an instance has an environment of its own",
+        "the same, the other way round",
+    ],
 )
 def test_wrong_usage(arguments: Any) -> None:
     words = refused(*arguments)
@@ -349,6 +380,23 @@ def test_a_false_flag_overrides_a_true_variable() -> None:
     assert parse_settings({"debug": "false"}, {"DEBUG": "true"}).debug is False
 
 
+@pytest.mark.parametrize(
+    ("arguments", "instance"),
+    [
+        (["check"], None),
+        (["check", "wg0"], "wg0"),
+        (["--debug", "check"], None),
+        (["--debug", "check", "wg0"], "wg0"),
+        (["--interval", "5", "check", "wg0", "--debug"], "wg0"),
+        (["check", "--interval", "5"], None),
+        (["check", "check"], "check"),
+    ],
+)
+def test_flags_may_stand_before_and_after_the_command(arguments: List[str], instance: Any) -> None:
+    found = wg_monitor.parse_arguments(arguments)
+    assert (found["command"], found["instance"]) == ("check", instance)
+
+
 def test_the_message_about_invalid_usage_is_one_printable_line() -> None:
     refused("--\x1b[31m\n[ERROR] forged")
 
@@ -356,7 +404,7 @@ def test_the_message_about_invalid_usage_is_one_printable_line() -> None:
 def test_every_option_is_a_flag() -> None:
     arguments = [part for option in OPTIONS for part in ([option.flag, "x"] if option.metavar else [option.flag])]
     found = vars(wg_monitor.build_parser().parse_args(arguments))
-    assert found.pop("command") is None
+    assert found.pop("command") is None and found.pop("instance") is None
     assert found.pop("from_environment") is False
     assert found == {option.field: "x" if option.metavar else "true" for option in OPTIONS}
 

@@ -303,6 +303,24 @@ def test_a_page_shows_what_check_reports_about_an_unfit_hook(
     assert reported.replace(str(tmp_path), "/opt/wg-monitor") in read(name).splitlines()
 
 
+@pytest.mark.parametrize(("unit", "instance"), [("wg-monitor.service", ""), ("wg-monitor@.service", "wg-none")])
+def test_check_assumes_what_the_unit_sets(unit: str, instance: str, capsys: pytest.CaptureFixture[str]) -> None:
+    wg_monitor.check({}, None, instance)
+    told = capsys.readouterr().out
+    set_by_unit = re.findall(r"^Environment(?:=[A-Z_]+|File)=-?(.*)$", read(unit), re.M)
+    assert len(set_by_unit) == (4 if instance else 2)
+    assert [value for value in set_by_unit if value.replace("%i", instance) not in told] == []
+
+
+def test_check_accepts_the_settings_files_that_the_documents_show() -> None:
+    shown = [block for section in sections("docs/operations.md") for block in section.blocks if block.language == "sh"]
+    files = [read("wg-monitor.default"), re.sub("(?m)^#(?=[A-Z])", "", read("wg-monitor.default"))]
+    for text in [*("\n".join(block.lines) + "\n" for block in shown if block.lines[0].startswith("#")), *files]:
+        found = list(wg_monitor.assignments(text))
+        assert {name for _, name, _ in found} <= {option.variable for option in wg_monitor.OPTIONS}
+    assert len(found) == len(wg_monitor.OPTIONS) and len(shown) == 1
+
+
 def refused(attempt: Callable[[], object]) -> str:
     with pytest.raises(wg_monitor.Refusal) as refusal:
         attempt()
