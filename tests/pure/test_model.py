@@ -44,8 +44,8 @@ class Record:
 
     def __init__(self, p: P) -> None:
         self.endpoint, self.ips, self.handshake, self.shown = "", p.ips, 0, 0
-        self.made = self.heard = NEVER
-        self.heard_wall = NEVER
+        self.made = self.heard = self.ended = NEVER  # ended: the last sign of life in the former session
+        self.heard_wall = self.ended_wall = NEVER
         self.last = (p.rx, p.tx)
         self.rx = self.tx = 0  # totals of all counters
         self.sent_since = 0  # bytes since the last sign of life
@@ -79,16 +79,17 @@ class Expected:
             if identity in self.peers:
                 record = self.peers[identity]
                 record.heard_wall = now.wall - (now.boot - record.heard)
+                record.ended_wall = now.wall - (now.boot - record.ended)
                 peers[identity] = copy.deepcopy(record)
         if every and self.last is not None:
             complete = self.last.boot
         self.on_disk = (peers, dict(self.links), dict(self.read), self.last, complete)
 
     def restart(self, rebooted: Optional[Moment]) -> None:
-        peers, links, read, self.last, complete = copy.deepcopy(self.on_disk)
+        peers, links, read, saved, complete = copy.deepcopy(self.on_disk)
         self.peers, self.links = peers, links
         if rebooted is not None:
-            complete = NEVER
+            self.last, complete = saved, NEVER  # the small file with the last reading belongs to another boot
         self.read = {link: min(boot, complete) for link, boot in read.items()}
         self.first = True
         self.spanning = [record.session for record in self.peers.values() if record.session is not None]
@@ -99,6 +100,7 @@ class Expected:
                 zero = self.place(latest, rebooted) - latest
                 record.made = zero + record.handshake if record.handshake else NEVER
                 record.heard = zero + record.heard_wall
+                record.ended = zero + record.ended_wall
                 if record.session is not None:
                     record.session.began = zero + record.session.start
             self.on_disk = (copy.deepcopy(self.peers), dict(links), read, self.last, complete)
@@ -125,7 +127,7 @@ class Expected:
         session, record.session = record.session, None
         if session is None:
             return {}
-        last = max(record.made, record.heard, session.began)
+        last = record.ended = max(record.made, record.heard, session.began)
         if last == session.began:
             seen = session.start
         elif last == record.made:
@@ -220,6 +222,8 @@ class Expected:
             began, start = record.made, float(handshake)
             if now.boot - began >= self.settings.threshold:  # received bytes brought the peer online
                 began, start = sign, now.wall - (now.boot - sign)
+            if began < record.ended:  # sessions do not overlap
+                start, began = start + (record.ended - began), record.ended
             record.session = Session(identity, start, began, old.rx, old.tx, record.endpoint)
             self.report("ONLINE", link, identity[1], new=new, endpoint=record.endpoint or None, online=True)
         elif new:
@@ -279,7 +283,7 @@ class Clock:
 
     def __init__(self, world: World, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(wg_monitor, "moment", lambda: world.now)
-        patch.setattr(wg_monitor, "boot_id", lambda: "boot %d" % world.boots)
+        patch.setattr(wg_monitor, "boot_id", lambda: "boot-%d" % world.boots)
 
 
 class History:
@@ -289,11 +293,7 @@ class History:
         self.chance = random.Random(seed)
         self.directory = directory
         self.world = World(self.chance)
-        self.settings = chosen(
-            log_format="json",
-            threshold=self.chance.choice((60, 120, 180)),
-            liveness=self.chance.choice(("handshake", "handshake", "traffic")),
-        )
+        self.settings = self.with_another_rule(chosen(log_format="json"))
         if self.chance.random() < 0.2:
             self.settings = self.settings._replace(interface=frozenset(("wg0", "site-b")))
         self.expected = Expected(self.settings)
@@ -302,6 +302,12 @@ class History:
         self.watched: Optional[Moment] = None
         self.same_boot = True
         self.trail = self.events_of(Path(directory, "trail"))
+
+    def with_another_rule(self, settings: Settings) -> Settings:
+        return settings._replace(
+            threshold=self.chance.choice((60, 120, 180)),
+            liveness=self.chance.choice(("handshake", "handshake", "traffic")),
+        )
 
     def events_of(self, trail: Path) -> Iterator[List[Happening]]:
         """The events in the trail since the last call."""
@@ -338,7 +344,7 @@ class History:
             every = False
         else:
             sample = self.world.sample(faults=True)
-            every = not run.monitor.ready or self.chance.random() < 0.05
+            every = run.monitor.table.last is None or self.chance.random() < 0.05
             run.monitor.checkpoint = 0.0 if every else math.inf
             expected = self.expected.take(sample, now)
             if self.watched is not None:
@@ -367,6 +373,8 @@ class History:
         self.world.wait(0, 60)
         if reboot:
             self.world.reboot()
+        if self.chance.random() < 0.3:
+            self.settings = self.expected.settings = self.with_another_rule(self.settings)
         run = Run(self.directory, self.settings)
         next(self.trail)
         self.expected.restart(self.world.now if reboot else None)
