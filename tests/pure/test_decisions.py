@@ -2,7 +2,7 @@
 
 import copy
 from inspect import isgenerator
-from typing import Any, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, FrozenSet, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import pytest
 
@@ -32,6 +32,7 @@ from wg_monitor import (
     Ended,
     Event,
     Fault,
+    Identity,
     Interface,
     Moment,
     Moved,
@@ -40,6 +41,7 @@ from wg_monitor import (
     Renewed,
     Row,
     Session,
+    Settings,
     Table,
 )
 
@@ -600,6 +602,14 @@ def counted(row: Row, **fields: Any) -> Row:
     return row
 
 
+def began(name: str, row: Row, begin: Tuple[float, float], *settings: Settings) -> Call:
+    """A peer comes online. `begin`: when its session begins, on the wall clock and on the boot clock."""
+    session = Session(8, *begin, 1, 2, 0.0, "")
+    before, after = table_of(row), table_of(counted(row, session=session))
+    answer = changed(after, sessions=8, due=NEVER)
+    return Call(name, "begin_session", (before, row, (1, 2), NOW, *(settings or [chosen()])), None, answer)
+
+
 # How the session of `row_of(session=SESSION)` ends at its handshake.
 END = Ended(SESSION, 1000.0, 127.0, 9, 18, "idle")
 MANY_ENDPOINTS = ["192.0.2.%d:1" % number for number in range(ENDPOINTS_MAX)]
@@ -728,13 +738,13 @@ ROWS = [
         "an event has the last known handshake and the open session",
         "event_of",
         ("ROAMING", row_of(handshake=0, endpoint=OTHER, allowed_ips="a", session=SESSION), NOW),
-        Event("ROAMING", NOW.wall, *ALICE, OTHER, "a", 1000, 1, SESSION),
+        Event("ROAMING", NOW.wall, *ALICE, OTHER, "a", 1000, 1, session=SESSION),
     ),
     Call(
         "an event of a peer without a session says that it is offline",
         "event_of",
         ("OFFLINE", row_of(), NOW),
-        Event("OFFLINE", NOW.wall, *ALICE, "", "", 1000, 0, None),
+        Event("OFFLINE", NOW.wall, *ALICE, "", "", 1000, 0),
     ),
 ]  # fmt: skip
 
@@ -755,7 +765,7 @@ STEPS = [
             Event("IFDOWN", NOW.wall, "wg0", peers=2, online_peers=1),
             event_of("OFFLINE", ended=END._replace(reason="interface-down")),
         ],
-        table_of(counted(row_of()), row_of("bob"), last=START, wg0=DOWN),
+        table_of(counted(row_of(), ended=77.0, ended_wall=1000.0), row_of("bob"), last=START, wg0=DOWN),
     ),
     Call(
         "an interface that returns among unchanged lines has no peers to count",
@@ -772,6 +782,26 @@ STEPS = [
         with_alice(wg0=Interface(True, 0.0, NOW.wall)),
     ),
     Call("an output with the same peers removes none", "remove_peers", (with_alice(wg0=UP), reading_of("wg0"), NOW), []),
+    Call(
+        "a peer remembers when its session ended: at bytes, if they came after the handshake",
+        "follow_interfaces",
+        (table_of(row_of(session=SESSION, heard=90.0), last=START, wg0=UP), reading_of(), Moment(5000.0, 100.0)),
+        [
+            Event("IFDOWN", 5000.0, "wg0", peers=1, online_peers=1),
+            event_of("OFFLINE", ended=Ended(SESSION, 4990.0, 140.0, 9, 18, "interface-down"))._replace(wall=5000.0),
+        ],
+        table_of(counted(row_of(heard=90.0), ended=90.0, ended_wall=4990.0), last=START, wg0=DOWN),
+    ),
+    Call(
+        "a peer remembers when its session ended: at its beginning, if nothing came after that",
+        "follow_interfaces",
+        (table_of(row_of(session=SESSION._replace(began=80.0)), last=START, wg0=UP), reading_of(), NOW),
+        [
+            Event("IFDOWN", NOW.wall, "wg0", peers=1, online_peers=1),
+            event_of("OFFLINE", ended=Ended(SESSION._replace(began=80.0), 1000.0, 0.0, 9, 18, "interface-down")),
+        ],
+        table_of(counted(row_of(), ended=80.0, ended_wall=1000.0), last=START, wg0=DOWN),
+    ),
     Call(
         "a missing peer without a session ends none",
         "remove_peers",
@@ -853,6 +883,33 @@ STEPS = [
         None,
         changed(table_of(), due=5.0, sessions=8, online=1),
     ),
+    began(
+        "a session begins at its handshake if the former one ended before it",
+        row_of(made=YOUNG, ended=YOUNG - 1, ended_wall=1500.0),
+        (1000.0, YOUNG),
+    ),
+    began(
+        "a session may begin at the moment at which the former one ended",
+        row_of(made=YOUNG, ended=YOUNG, ended_wall=1500.0),
+        (1000.0, YOUNG),
+    ),
+    began(
+        "a session begins no earlier than the former one ended",
+        row_of(made=YOUNG, ended=YOUNG + 20, ended_wall=1500.0),
+        (1500.0, YOUNG + 20),
+    ),
+    began(
+        "by traffic, a session that bytes begin starts at them if the former one ended before them",
+        row_of(made=77.0, heard=YOUNG, ended=YOUNG - 1, ended_wall=1500.0),
+        (NOW.wall - 179, YOUNG),
+        TRAFFIC,
+    ),
+    began(
+        "by traffic, a session that bytes begin begins no earlier than the former one ended",
+        row_of(made=77.0, heard=YOUNG, ended=YOUNG + 20, ended_wall=1500.0),
+        (1500.0, YOUNG + 20),
+        TRAFFIC,
+    ),
     Call(
         "a session ends at the handshake if no bytes came after it",
         "end_session",
@@ -908,6 +965,192 @@ STEPS = [
         (with_alice(wg0=DOWN, wg1=UP), at(7 * DAY + 1), 7),
         ["wg0"],
         with_alice(wg1=UP),
+    ),
+]
+
+LATER = SESSION._replace(number=5, start=2000.0, began=150.0, received_before=15, sent_before=25, endpoints="there")
+
+
+def joined(name: str, old: Row, own: Session, answer: Session, session: Session = SESSION) -> Call:
+    return Call(name, "joined", (session, old, own, 60.0), answer)
+
+
+def gone_on(received_before: int = 1, sent_before: int = 2, unwatched: float = 60.0, endpoints: str = "here there") -> Session:
+    """The session of the store, as it goes on."""
+    return Session(1, 1000.0, -50.0, received_before, sent_before, unwatched, endpoints)
+
+
+JOINED = [
+    joined("counters that went on have the bytes of the gap", row_of(), LATER, gone_on()),
+    joined(
+        "counters that did not move went on",
+        row_of(),
+        LATER._replace(received_before=10, sent_before=20),
+        gone_on(),
+    ),
+    joined(
+        "counters that are lower have restarted, and what they had reached counts",
+        row_of(),
+        LATER._replace(received_before=9, sent_before=19),
+        gone_on(1 - 10, 2 - 20),
+    ),
+    joined(
+        "the counter of received bytes may have restarted alone",
+        row_of(),
+        LATER._replace(received_before=0),
+        gone_on(1 - 10),
+    ),
+    joined("the counter of sent bytes may have restarted alone", row_of(), LATER._replace(sent_before=0), gone_on(1, 2 - 20)),
+    joined(
+        "what counters had reached before the store was lost counts as well",
+        row_of(past_rx=100, past_tx=200),
+        LATER,
+        gone_on(1 - 100, 2 - 200),
+    ),
+    joined(
+        "counters may have restarted before the store was lost and after",
+        row_of(past_rx=100, past_tx=200),
+        LATER._replace(received_before=0, sent_before=0),
+        gone_on(1 - 110, 2 - 220),
+    ),
+    joined(
+        "the time that nobody watched adds up",
+        row_of(),
+        LATER._replace(unwatched=7.0),
+        gone_on(unwatched=5.0 + 60.0 + 7.0),
+        SESSION._replace(unwatched=5.0),
+    ),
+    joined("an endpoint is listed once", row_of(), LATER._replace(endpoints="here there here"), gone_on()),
+    joined("a session without an endpoint adds none", row_of(), LATER._replace(endpoints=""), gone_on(endpoints="here")),
+    joined(
+        "the first endpoint may be one of this run",
+        row_of(),
+        LATER,
+        gone_on(endpoints="there"),
+        SESSION._replace(endpoints=""),
+    ),
+    joined(
+        "of many endpoints the last ones stay",
+        row_of(),
+        LATER,
+        gone_on(endpoints=" ".join([*MANY_ENDPOINTS[1:], "there"])),
+        SESSION._replace(endpoints=" ".join(MANY_ENDPOINTS)),
+    ),
+]
+
+
+def taken_over(
+    name: str, table: Table, past: Table, after: Table, gone: FrozenSet[Identity] = frozenset(), **answer: Session
+) -> Call:
+    """Sessions up to number 6 began at the first reading of this run. `answer`: `s5` is the session number 5."""
+    sessions = {int(number[1:]): session for number, session in answer.items()}
+    return Call(name, "take_over", (table, past, gone, 6, 60.0), sessions, changed(after, due=NEVER))
+
+
+def with_own(session: Optional[Session], **fields: Any) -> Table:
+    """A table of this run, in which alice has this session."""
+    return changed(table_of(row_of(session=session, **fields)), due=77.0)
+
+
+TAKEN_OVER = [
+    taken_over("nothing comes from an empty store", with_own(LATER), Table(), with_own(LATER)),
+    taken_over(
+        "a peer that this run has not seen is as the store knows it",
+        table_of(row_of("bob")),
+        table_of(row_of()),
+        table_of(row_of("bob"), row_of()),
+    ),
+    taken_over(
+        "a peer that this run has not seen is still online",
+        table_of(row_of("bob")),
+        table_of(row_of(session=SESSION)),
+        table_of(row_of("bob"), row_of(session=SESSION)),
+    ),
+    taken_over(
+        "a peer that this run has removed stays removed",
+        table_of(row_of("bob")),
+        table_of(row_of(session=SESSION), row_of("carol")),
+        table_of(row_of("bob"), row_of("carol")),
+        frozenset([ALICE]),
+    ),
+    taken_over(
+        "a peer that was removed and added again is as this run knows it",
+        with_own(None),
+        with_own(SESSION),
+        with_own(None),
+        frozenset([ALICE]),
+    ),
+    taken_over(
+        "a handshake and an endpoint that this run has not seen come from the store",
+        with_own(None, handshake=0, shown=0, made=NEVER),
+        with_own(None, shown=900, endpoint=OTHER),
+        with_own(None, handshake=0, shown=900, made=NEVER, endpoint=OTHER),
+    ),
+    taken_over(
+        "a handshake and an endpoint that this run has seen stay",
+        with_own(None, endpoint="here"),
+        with_own(None, shown=900, endpoint=OTHER, handshake=900, made=60.0, rx=1, tx=1, allowed_ips="a"),
+        with_own(None, endpoint="here"),
+    ),
+    taken_over(
+        "a former session of the store may be the last one",
+        with_own(None),
+        with_own(None, ended=70.0, ended_wall=900.0),
+        with_own(None, ended=70.0, ended_wall=900.0),
+    ),
+    taken_over(
+        "a former session of this run may be the last one",
+        with_own(None, ended=70.0, ended_wall=900.0),
+        with_own(None, ended=60.0, ended_wall=950.0),
+        with_own(None, ended=70.0, ended_wall=900.0),
+    ),
+    taken_over(
+        "a session goes on as the one that the first reading began",
+        with_own(LATER),
+        with_own(SESSION),
+        with_own(gone_on()),
+        s5=gone_on(),
+    ),
+    taken_over(
+        "the last session of the first reading goes on",
+        with_own(LATER._replace(number=6)),
+        with_own(SESSION),
+        with_own(gone_on()),
+        s6=gone_on(),
+    ),
+    taken_over(
+        "a session that began after the first reading is another one",
+        with_own(LATER._replace(number=7)),
+        with_own(SESSION),
+        with_own(LATER._replace(number=7)),
+    ),
+    taken_over("a session that the store does not know stays", with_own(LATER), with_own(None), with_own(LATER)),
+    taken_over("a session does not go on in a peer that is offline", with_own(None), with_own(SESSION), with_own(None)),
+    taken_over(
+        "each session that goes on has its own number",
+        table_of(row_of(session=LATER), row_of("bob", session=LATER._replace(number=6))),
+        table_of(row_of(session=SESSION._replace(number=2)), row_of("bob", session=SESSION)),
+        table_of(row_of(session=gone_on()._replace(number=2)), row_of("bob", session=gone_on())),
+        s5=gone_on()._replace(number=2),
+        s6=gone_on(),
+    ),
+    taken_over(
+        "an interface is as this run knows it, or else as the store does",
+        table_of(wg0=UP),
+        table_of(wg0=DOWN, wg1=DOWN),
+        table_of(wg0=UP, wg1=DOWN),
+    ),
+    taken_over(
+        "sessions are counted on from this run",
+        changed(table_of(), sessions=9),
+        table_of(),
+        changed(table_of(), sessions=9),
+    ),
+    taken_over(
+        "sessions are counted on from the store",
+        table_of(),
+        changed(table_of(), sessions=9),
+        changed(table_of(), sessions=9),
     ),
 ]
 
@@ -976,7 +1219,7 @@ FAULTS = [
     ),
 ]  # fmt: skip
 
-CALLS = PLACES + ROWS + STEPS + FAULTS
+CALLS = PLACES + ROWS + STEPS + JOINED + TAKEN_OVER + FAULTS
 
 
 def call(case: Call, names: Mapping[str, Any]) -> None:
@@ -1066,6 +1309,45 @@ def test_an_event_keeps_its_values_when_its_row_changes() -> None:
             events.append((event, copy.deepcopy(event)))
     assert [event.kind for event, _ in events] == ["ONLINE", "ROAMING", "CHANGED", "OFFLINE", "CHANGED", "ONLINE", "REMOVED"]
     assert all(event == then for event, then in events)
+
+
+# What `wg` prints about alice before the store is lost, at the first reading without it, and later.
+LOST = [
+    ("counters that go on", (5, 50, 60), (70, 110, 90), (80, 200, 100)),
+    ("counters that restarted in the gap", (5, 50, 60), (70, 3, 4), (80, 200, 100)),
+    ("counters that restarted before it", (5, 0, 2), (70, 110, 90), (80, 200, 100)),
+    ("counters that restart each time", (5, 0, 2), (70, 0, 1), (80, 0, 0)),
+    ("counters that restart in the run without it", (5, 50, 60), (70, 110, 90), (80, 7, 8)),
+    ("only received bytes that restarted", (5, 50, 60), (70, 3, 90), (80, 5, 100)),
+]
+
+
+@pytest.mark.parametrize(("name", "before", "first", "later"), LOST, ids=ids(LOST))
+def test_a_session_over_a_lost_store_has_the_figures_of_one_that_was_watched(
+    name: str, before: Tuple[int, ...], first: Tuple[int, ...], later: Tuple[int, ...]
+) -> None:
+    texts = [alice(0, rx=30, tx=40), *(alice(shook, rx=rx, tx=tx) for shook, rx, tx in (before, first, later)), ""]
+
+    def play_on(table: Table, readings: List[int]) -> List[Event]:
+        table.last = None
+        memo, events = None, []  # type: Optional[wg_monitor.Memo], List[Event]
+        for number in readings:
+            reading, memo = read(texts[number], table=table, memo=memo)
+            events += wg_monitor.decide(table, reading, at(30 * number), chosen())
+        return events
+
+    watched, past, table = Table(), Table(), Table()
+    expected = play_on(watched, [0, 1, 2, 3, 4])[-1]
+    play_on(past, [0, 1])
+    table.sessions = past.sessions
+    play_on(table, [2])
+    last = table.sessions
+    play_on(table, [3])
+    (session,) = wg_monitor.take_over(table, past, frozenset(), last, 30.0).values()
+    assert session.number == 1
+    found = play_on(table, [3, 4])[-1]
+    assert figures(found) == figures(expected)
+    assert found.ended and expected.ended and found.ended.session.unwatched == expected.ended.session.unwatched + 30.0
 
 
 @pytest.mark.parametrize(

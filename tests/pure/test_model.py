@@ -44,8 +44,9 @@ class Record:
 
     def __init__(self, p: P) -> None:
         self.endpoint, self.ips, self.handshake, self.shown = "", p.ips, 0, 0
-        self.made = self.heard = self.ended = NEVER  # ended: the last sign of life in the former session
-        self.heard_wall = self.ended_wall = NEVER
+        self.made = self.heard = NEVER
+        self.heard_wall = NEVER
+        self.ended = self.ended_wall = NEVER  # the last sign of life in the former session
         self.last = (p.rx, p.tx)
         self.rx = self.tx = 0  # totals of all counters
         self.sent_since = 0  # bytes since the last sign of life
@@ -79,7 +80,6 @@ class Expected:
             if identity in self.peers:
                 record = self.peers[identity]
                 record.heard_wall = now.wall - (now.boot - record.heard)
-                record.ended_wall = now.wall - (now.boot - record.ended)
                 peers[identity] = copy.deepcopy(record)
         if every and self.last is not None:
             complete = self.last.boot
@@ -127,7 +127,7 @@ class Expected:
         session, record.session = record.session, None
         if session is None:
             return {}
-        last = record.ended = max(record.made, record.heard, session.began)
+        last = max(record.made, record.heard, session.began)
         if last == session.began:
             seen = session.start
         elif last == record.made:
@@ -136,6 +136,7 @@ class Expected:
             seen = session.start + last - session.began
         else:
             seen = now.wall - (now.boot - record.heard)
+        record.ended, record.ended_wall = last, seen
         received, sent = record.rx - session.rx, record.tx - session.tx
         endpoints = " ".join(session.endpoints)
         session.figures = (seen, now.wall, last - session.began, received, sent, endpoints, reason)
@@ -223,7 +224,7 @@ class Expected:
             if now.boot - began >= self.settings.threshold:  # received bytes brought the peer online
                 began, start = sign, now.wall - (now.boot - sign)
             if began < record.ended:  # sessions do not overlap
-                start, began = start + (record.ended - began), record.ended
+                start, began = record.ended_wall, record.ended
             record.session = Session(identity, start, began, old.rx, old.tx, record.endpoint)
             self.report("ONLINE", link, identity[1], new=new, endpoint=record.endpoint or None, online=True)
         elif new:

@@ -33,8 +33,8 @@ def peer_event(
     kind: str, wall: float, handshake: str = "10:01:25", session: Optional[Session] = None, **changes: Any
 ) -> Event:
     shook, online = clock(handshake) if handshake else 0, int(session is not None)
-    event = Event(kind, wall, "wg0", KEY, "192.168.1.50:51820", "10.0.0.1/32", shook, online, session)
-    return event._replace(**changes)
+    event = Event(kind, wall, "wg0", KEY, "192.168.1.50:51820", "10.0.0.1/32", shook, online)
+    return event._replace(session=session, **changes)
 
 
 def after_a_reset(**more: Any) -> Event:
