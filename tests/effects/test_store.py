@@ -7,20 +7,20 @@ import stat
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
 
 import pytest
 
 import device
 import wg_monitor
 from harness import Place
-from values import P, at, chosen, dump, figures, identity, key, name_of, read, told
+from values import P, at, chosen, dump, figures, identity, key, name_of, told
+from watcher import Watcher, query
 from wg_monitor import (
     DAY_S,
     EXIT_FAILURE,
     HOOK_DONE,
     HOOK_DUE,
-    HOOK_NONE,
     MIGRATIONS,
     PRUNE_ROWS,
     SCHEMA,
@@ -31,58 +31,10 @@ from wg_monitor import (
     Record,
     Refusal,
     Row,
-    Settings,
     Store,
     StoreFault,
     Table,
 )
-
-
-def query(path: Path, statement: str, *values: Any) -> List[Any]:
-    """As an administrator would, while the monitor runs."""
-    with closing(sqlite3.connect(str(path))) as database:
-        found = database.execute(statement, values).fetchall()
-        database.commit()
-        return found
-
-
-class Watcher:
-    """The pipeline from the text of wg to the store, one reading after another; no trail, no hook."""
-
-    def __init__(self, path: Path, settings: Optional[Settings] = None) -> None:
-        self.path, self.settings = path, settings or chosen()
-        self.store = Store(str(path))
-        self.store.open()
-        self.table = Table()
-        self.memo: Optional[wg_monitor.Memo] = None
-        self.delivered = Delivered(0)
-
-    def load(self, now: Moment) -> wg_monitor.Loaded:
-        """As at the start of the monitor."""
-        loaded = self.store.load(self.settings, now)
-        self.table, self.delivered = loaded.table, loaded.delivered
-        return loaded
-
-    def see(self, text: str, now: Moment, checkpoint: bool = False, hook: bool = False) -> List[Event]:
-        reading, self.memo = read(text, "", self.table, self.memo, self.settings)
-        events = wg_monitor.decide(self.table, reading, now, self.settings)
-        records = [self.record(event, hook) for event in events]
-        self.store.save(records, self.table, now, self.delivered, 0.0, checkpoint)
-        return events
-
-    def record(self, event: Event, hook: bool) -> Record:
-        self.delivered = self.delivered.expecting()
-        seq = self.delivered.last
-        line = wg_monitor.render(seq, event, wg_monitor.event_text(event), "text")
-        settings = self.settings._replace(on_change_script="/hook" if hook else "")
-        due = HOOK_DUE if wg_monitor.runs_hook(event, settings) else HOOK_NONE
-        return Record(seq, event, line, due)
-
-    def __enter__(self) -> "Watcher":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.store.close()
 
 
 @pytest.fixture
@@ -106,7 +58,7 @@ def test_its_files_are_its_owners_alone(path: Path, umask: int) -> None:
             modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     finally:
         os.umask(before)
-    names = ("state.db", "state.db-shm", "state.db-wal", "state.db.lock")
+    names = ("state.db", "state.db-shm", "state.db-wal", "state.db.last", "state.db.lock")
     assert modes == dict.fromkeys(names, 0o600)
 
 
@@ -114,8 +66,10 @@ def test_it_has_the_schema_of_its_version_and_writes_ahead(path: Path) -> None:
     with Watcher(path):
         assert query(path, "PRAGMA user_version") == [(SCHEMA,)]
         assert query(path, "PRAGMA journal_mode") == [("wal",)]
-        tables = {row[0] for row in query(path, "SELECT name FROM sqlite_master WHERE type = 'table'")}
-    assert tables == {"monitor", "interfaces", "peers", "sessions", "events"}
+        found = query(path, "SELECT type, name FROM sqlite_master WHERE type IN ('table', 'view')")
+    tables = {name for kind, name in found if kind == "table"}
+    assert tables == wg_monitor.TABLES | {"runs", "unwatched", "allowed_ips", "addresses"}
+    assert [name for kind, name in found if kind == "view"] == ["sessions_now"]
 
 
 def test_each_older_version_is_brought_up_to_date(path: Path) -> None:
@@ -278,9 +232,10 @@ def test_the_relations_know_every_column_of_the_schema(path: Path) -> None:
     for relation in (wg_monitor.MONITOR, wg_monitor.INTERFACES, wg_monitor.PEERS, wg_monitor.SESSIONS, wg_monitor.EVENTS):
         found[relation.insert.split()[1]] = set(relation.names)
     found["sessions"] |= set(wg_monitor.ENDS.names)
+    reserved = {"peers": {"name"}, "sessions": {"name"}, "events": {"name", "first_seen"}}  # nothing writes them yet
     with Watcher(path):
         for table, names in found.items():
-            assert {column[1] for column in query(path, "PRAGMA table_info(%s)" % table)} == names
+            assert {column[1] for column in query(path, "PRAGMA table_info(%s)" % table)} == names | reserved.get(table, set())
     assert set(found) == {"monitor", "interfaces", "peers", "sessions", "events"}
 
 
@@ -296,12 +251,16 @@ def test_lines_are_found_by_their_numbers(path: Path) -> None:
         assert watcher.store.lines(6, 9, 10) == []
 
 
+SEVERAL = Delivered(30, ((1, 1), (3, 12), (20, 30)))
 MARKS = [
     ("nothing is written", Delivered(3, ((1, 3),)), Delivered(3, ((1, 3),))),
     ("one line is written", Delivered(3, ((2, 3),)), Delivered(3, ((2, 3),))),
-    ("a line is missing between: all from there on is asked for again", Delivered(3, ((2, 2),)), Delivered(3, ((2, 3),))),
+    ("a line is missing between", Delivered(3, ((2, 2),)), Delivered(3, ((2, 2),))),
+    ("lines are missing in several places", SEVERAL, SEVERAL),
     ("everything is written", Delivered(3), Delivered(3)),
     ("more is written than the store has lines", Delivered(9), Delivered(9)),
+    ("lines are missing that the store does not have", Delivered(9, ((2, 2), (5, 9))), Delivered(9, ((2, 2), (5, 9)))),
+    ("the store has lines that nobody told of", Delivered(1), Delivered(3)),
 ]
 
 
@@ -402,13 +361,14 @@ def test_the_mark_of_a_hook_is_kept(path: Path) -> None:
     with Watcher(path) as watcher:
         (job,) = watcher.load(at(1)).jobs
     ((line,),) = query(path, "SELECT line FROM events WHERE seq = 2")
-    peer_fields = (key("bob"), "192.0.2.1:51820", "10.0.0.1/32", int(at(-3).wall), 1)
+    peer_fields = (key("bob"), "192.0.2.1:51820", "10.0.0.1/32", int(at(-3).wall), 1, True)
     assert job == Record(2, Event("ONLINE", at(0).wall, "wg0", *peer_fields), line, HOOK_DUE)
 
 
 def test_the_largest_counters_and_inodes_fit(path: Path) -> None:
     most = wg_monitor.COUNTER_MAX
     with Watcher(path) as watcher:
+        watcher.load(at(0))
         watcher.delivered = Delivered(0, (), Position(2**64 - 1, 2**64 - 2, 2**62))
         watcher.see(dump("wg0", P("ann", shook=-5, rx=most, tx=most)), at(0))
         watcher.see(dump("wg0", P("ann", shook=-5, rx=most - 1, tx=1)), at(1), checkpoint=True)
@@ -461,22 +421,22 @@ def fill(path: Path, count: int, wall: float, first: int = 1) -> None:
 
 def test_old_history_goes_in_small_steps_and_young_stays(path: Path) -> None:
     with Watcher(path) as watcher:
+        watcher.load(at(0))
         fill(path, 3 * PRUNE_ROWS, 1000.0)
         fill(path, 10, 9000.0, first=10 * PRUNE_ROWS)
-        watcher.store.mark_trail(Delivered(20 * PRUNE_ROWS))
         left = []
         for _ in range(4):
-            watcher.store.prune(8000.0)
+            watcher.store.prune(8000.0, 20 * PRUNE_ROWS)
             left.append(query(path, "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM sessions)")[0])
     assert left == [(2 * PRUNE_ROWS + 10,) * 2, (PRUNE_ROWS + 10,) * 2, (10, 10), (10, 10)]
 
 
 def test_history_from_a_clock_that_was_wrong_once_does_not_stop_it(path: Path) -> None:
     with Watcher(path) as watcher:
+        watcher.load(at(0))
         fill(path, 2 * PRUNE_ROWS, 4e9)
         fill(path, 20, 1000.0, first=10 * PRUNE_ROWS)
-        watcher.store.mark_trail(Delivered(20 * PRUNE_ROWS))
-        watcher.store.prune(8000.0)
+        watcher.store.prune(8000.0, 20 * PRUNE_ROWS)
         assert query(path, "SELECT count(*) FROM events WHERE wall < 8000") == [(0,)]
 
 
@@ -485,8 +445,7 @@ def test_what_is_still_needed_is_not_forgotten(path: Path) -> None:
     with Watcher(path) as watcher:
         watcher.see(dump("wg0", ONLINE, P("bob", shook=-3), P("cyd", shook=-3)), at(0), hook=True)
         watcher.store.mark_hooks({1: HOOK_DONE, 3: HOOK_DONE})
-        watcher.store.mark_trail(Delivered(3, ((3, 3),)))
-        watcher.store.prune(at(9e6).wall)
+        watcher.store.prune(at(9e6).wall, Delivered(3, ((3, 3),)).complete)
     assert query(path, "SELECT seq FROM events") == [(2,), (3,)]
     assert query(path, "SELECT count(*) FROM sessions WHERE reason IS NULL") == [(3,)]
 
@@ -495,10 +454,15 @@ def test_a_forgotten_interface_is_gone_with_its_peers_and_not_its_history(path: 
     with Watcher(path) as watcher:
         watcher.see(dump("wg0", ONLINE) + dump("wg1", ONLINE), at(0))
         watcher.see(dump("wg0", ONLINE), at(10))
-        watcher.store.forget(["wg1"])
+        watcher.store.forget(["wg1"], at(99))
         assert query(path, "SELECT interface FROM peers") == [("wg0",)]
         assert query(path, "SELECT name FROM interfaces") == [("wg0",)]
         assert query(path, "SELECT count(*) FROM sessions") == [(2,)]
+        assert query(path, "SELECT interface, since, ips FROM allowed_ips ORDER BY number") == [
+            ("wg0", at(0).wall, "10.0.0.1/32"),
+            ("wg1", at(0).wall, "10.0.0.1/32"),
+            ("wg1", at(99).wall, None),
+        ]
 
 
 # --- Damage -------------------------------------------------------------------------------------------------------
@@ -514,7 +478,7 @@ def garble(path: Path) -> None:
         file.write(random.Random(1).getrandbits(8 * 100_000).to_bytes(100_000, "big"))
 
 
-def replace(path: Path, statement: str) -> None:
+def make_anew(path: Path, statement: str) -> None:
     path.unlink()
     query(path, statement)
 
@@ -527,19 +491,25 @@ def break_session(path: Path) -> None:
         lenient = sql.replace("start REAL NOT NULL", "start REAL")
         database.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'sessions'", (lenient,))
         database.commit()
-    query(path, "INSERT INTO sessions VALUES (9, 'wg0', '', NULL, 0.0, 0, 0, '', 0.0, NULL, NULL, NULL, NULL, NULL, NULL)")
+    query(
+        path,
+        "INSERT INTO sessions (number, interface, public_key, began, received_before, sent_before, endpoints, unwatched)"
+        " VALUES (9, 'wg0', '', 0.0, 0, 0, '', 0.0)",
+    )
     query(path, "UPDATE peers SET session = 9")
 
 
 DAMAGES: Dict[str, Callable[[Path], object]] = {
     "not a database": lambda path: path.write_bytes(b"this is a letter to my aunt\n" * 300),
     "garbage after its header": garble,
-    "another program's database": lambda path: replace(path, "CREATE TABLE peers (a)"),
-    "a database of our version without our tables": lambda path: replace(path, "PRAGMA user_version = %d" % SCHEMA),
-    "a database of our version that says an older one": lambda path: query(path, "PRAGMA user_version = 1"),
+    "a database of our version without our tables": lambda path: make_anew(path, "PRAGMA user_version = %d" % SCHEMA),
+    "a database of our version that says the first one": lambda path: query(path, "PRAGMA user_version = 1"),
+    "a database of our version that says the second one": lambda path: query(path, "PRAGMA user_version = 2"),
+    "a database of our version that says an impossible one": lambda path: query(path, "PRAGMA user_version = -1"),
     "a database of our version that says none": lambda path: query(path, "PRAGMA user_version = 0"),
     "an open session without its beginning": break_session,
     "rows that are none of ours": lambda path: query(path, "UPDATE monitor SET inode = 'seven'"),
+    "text where a number was": lambda path: query(path, "UPDATE monitor SET last_line = 'seven'"),
 }
 
 
