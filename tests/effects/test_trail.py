@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import pytest
 
@@ -18,7 +18,7 @@ import wg_monitor
 from disks import fill, free, on_a_small_disk
 from harness import need
 from scale import scaled
-from values import ids
+from values import chosen, ids
 from wg_monitor import (
     BACKLOG_MAX,
     HOOK_NONE,
@@ -28,7 +28,9 @@ from wg_monitor import (
     Outbox,
     Position,
     Record,
+    Session,
     Store,
+    StoreFault,
     Table,
     Trail,
     TrailBusy,
@@ -657,8 +659,16 @@ def put(outbox: Outbox, numbers: Sequence[int]) -> None:
 
 def pass_on(outbox: Outbox) -> None:
     """As the monitor does at the end of a turn, but that errors are raised."""
-    outbox.save(Table(), NOW, 0.0, False)
+    outbox.save(Table(), NOW, checkpoint=False, steady=0.0, utc_offset="+00:00")
     outbox.write()
+
+
+def store_in(directory: Path) -> Store:
+    """A new one, open and loaded."""
+    store = Store(str(directory / "state.db"))
+    store.open()
+    store.load(chosen(), NOW, NOW.wall)
+    return store
 
 
 def numbers_in(path: Path) -> List[int]:
@@ -682,9 +692,8 @@ UNTOLD = ("nothing to tell", "another monitor's trail", "a trail that is gone", 
 def test_what_the_store_writes_ahead_stays_bounded_where_no_line_reaches_the_trail(
     trail: Trail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
-    outbox = Outbox(Store(str(tmp_path / "state.db")), None if why == UNTOLD[1] else trail)
-    assert outbox.store is not None
-    outbox.store.open()
+    store = store_in(tmp_path)
+    outbox = Outbox(store, None if why == UNTOLD[1] else trail)
     if why == UNTOLD[2]:
         trail.path = str(tmp_path / "later" / "trail.log")
     monkeypatch.setattr(trail, "write", lambda lines: (0, OSError(errno.ENOSPC, "full")))
@@ -696,7 +705,7 @@ def test_what_the_store_writes_ahead_stays_bounded_where_no_line_reaches_the_tra
         except OSError:
             assert why in UNTOLD[2:]
     pages = os.stat(str(tmp_path / "state.db-wal")).st_size // 4096
-    outbox.store.close()
+    store.close()
     assert wg_monitor.WAL_PAGES <= pages < 2 * wg_monitor.WAL_PAGES
 
 
@@ -743,8 +752,7 @@ def the_line_that_is_in_the_trail_by_half_is_not_dropped(disk: Path) -> None:
 def test_with_a_store_nothing_is_lost_however_long_the_trail_is_gone(trail: Trail, tmp_path: Path) -> None:
     directory = tmp_path / "later"
     trail.path = str(directory / "trail.log")
-    store = Store(str(tmp_path / "state.db"))
-    store.open()
+    store = store_in(tmp_path)
     outbox = Outbox(store, trail)
     last = BACKLOG_MAX + 25_000
     for first in range(1, last, 25_000):
@@ -758,6 +766,131 @@ def test_with_a_store_nothing_is_lost_however_long_the_trail_is_gone(trail: Trai
     assert numbers_in(Path(trail.path)) == list(range(1, last + 1))
     assert not outbox.lost
     store.close()
+
+
+# --- A store that comes back --------------------------------------------------------------------------------------
+
+
+def left_over(tmp_path: Path, trail: Trail, written: bytes) -> Position:
+    """A store with three lines, of which the trail has got this much when the last run was killed."""
+    path = Path(trail.path)
+    path.write_bytes(b"before\n")
+    position = Position(path.stat().st_dev, path.stat().st_ino, len(b"before\n"))
+    store = store_in(tmp_path)
+    records = [record(seq) for seq in (1, 2, 3)]
+    store.save(records, Table(), NOW, Delivered(3, ((1, 3),), position), checkpoint=False, steady=0.0, utc_offset="")
+    store.close()
+    path.write_bytes(b"before\n" + written)
+    return position
+
+
+def without_a_store(tmp_path: Path, trail: Trail, numbers: Sequence[int]) -> Outbox:
+    """The outbox of a run that could not load its store, and began with these lines."""
+    outbox = Outbox(Store(str(tmp_path / "state.db")), trail)
+    outbox.delivered = Delivered(numbers[0] - 1)
+    put(outbox, numbers)
+    return outbox
+
+
+def come_back(outbox: Outbox, sessions: Optional[Dict[int, Session]] = None) -> str:
+    assert outbox.store is not None
+    outbox.store.open()
+    loaded = outbox.store.load(chosen(), NOW, NOW.wall)
+    return outbox.adopt(loaded.delivered, sessions or {})
+
+
+LEFT = [
+    ("none of its lines", b"", [1, 2, 3, 10, 11]),
+    ("one of its lines", b"line 1\n", [1, 2, 3, 10, 11]),
+    ("a line and a half", b"line 1\nlin", [1, 2, 3, 10, 11]),
+    ("all of its lines", b"line 1\nline 2\nline 3\n", [1, 2, 3, 10, 11]),
+]
+
+
+@pytest.mark.parametrize(("name", "written", "numbers"), LEFT, ids=ids(LEFT))
+def test_lines_that_a_store_brings_back_come_before_those_that_wait(
+    tmp_path: Path, trail: Trail, name: str, written: bytes, numbers: List[int]
+) -> None:
+    position = left_over(tmp_path, trail, written)
+    outbox = without_a_store(tmp_path, trail, [10, 11])
+    assert come_back(outbox) == ""
+    pass_on(outbox)
+    assert told(Path(trail.path)) == ["before", *("line %d" % number for number in numbers)]
+    assert outbox.delivered.missing == () and outbox.delivered.last == 11
+    assert outbox.delivered.position == position._replace(size=os.stat(trail.path).st_size)
+    assert outbox.store and [seq for seq, _ in outbox.store.lines(1, 99, 99)] == numbers
+    outbox.store.close()
+
+
+def test_lines_that_a_store_brings_back_come_after_those_that_did_not_wait(tmp_path: Path, trail: Trail) -> None:
+    left_over(tmp_path, trail, b"line 1\n")
+    outbox = without_a_store(tmp_path, trail, [10, 11])
+    with pytest.raises(StoreFault, match="it is not open"):
+        outbox.write()
+    assert told(Path(trail.path)) == ["before", "line 1", "line 10", "line 11"]
+    outbox.put(record(12))
+    assert come_back(outbox) == ""
+    assert outbox.delivered.missing == ((2, 3), (12, 12))
+    pass_on(outbox)
+    assert told(Path(trail.path))[4:] == ["line 2", "line 3", "line 12"]
+    assert outbox.store and [seq for seq, _ in outbox.store.lines(1, 99, 99)] == [1, 2, 3, 10, 11, 12]
+    outbox.store.close()
+
+
+def test_lines_of_a_trail_that_is_gone_may_be_duplicated_and_are_not_lost(tmp_path: Path, trail: Trail) -> None:
+    left_over(tmp_path, trail, b"line 1\n")
+    Path(trail.path).unlink()
+    outbox = without_a_store(tmp_path, trail, [10])
+    Path(tmp_path / "younger").touch()  # it may have got the inode
+    assert come_back(outbox) == "3 lines may be duplicated: the former trail file is gone"
+    pass_on(outbox)
+    assert numbers_in(Path(trail.path)) == [1, 2, 3, 10]
+    assert outbox.store
+    outbox.store.close()
+
+
+def test_lines_that_only_the_store_has_delay_nothing_while_it_fails(tmp_path: Path, trail: Trail) -> None:
+    """A store that was loaded fails while the trail has gaps: the lines in memory pass."""
+    left_over(tmp_path, trail, b"")
+    outbox = without_a_store(tmp_path, trail, [10])
+    come_back(outbox)
+    assert outbox.store
+    outbox.store.close_database()
+    with pytest.raises(StoreFault, match="it is not open"):
+        outbox.write()
+    assert told(Path(trail.path)) == ["before", "line 10"]
+    assert outbox.delivered.missing == ((1, 3),)
+    assert outbox.store.open()
+    pass_on(outbox)
+    assert told(Path(trail.path)) == ["before", "line 10", "line 1", "line 2", "line 3"]
+    outbox.store.close()
+
+
+def test_what_memory_had_no_room_for_is_not_looked_for_in_a_store_that_never_had_it(tmp_path: Path, trail: Trail) -> None:
+    trail.path = str(tmp_path / "later" / "trail.log")
+    last = 10 + BACKLOG_MAX
+    outbox = without_a_store(tmp_path, trail, range(10, last + 1))
+    assert len(outbox.unwritten) == BACKLOG_MAX and outbox.lost == {"trail": 1, "store": 1}
+    (tmp_path / "later").mkdir()
+    with pytest.raises(StoreFault, match="it is not open"):
+        outbox.write()
+    assert numbers_in(Path(trail.path)) == list(range(11, last + 1))
+    assert outbox.delivered.missing == ()
+
+
+def test_waiting_events_get_the_sessions_of_the_store_that_go_on(tmp_path: Path, trail: Trail) -> None:
+    left_over(tmp_path, trail, b"line 1\nline 2\nline 3\n")
+    outbox = without_a_store(tmp_path, trail, [10])
+    own = [Session(number, 100.0, 50.0, 0, 0, 0.0, "here") for number in (7, 8, 9)]
+    for number, session in enumerate(own, 11):
+        event = record(number).event._replace(interface="wg0", public_key="key %d" % number, session=session, online=1)
+        outbox.put(record(number)._replace(event=event))
+    goes_on = {7: own[0]._replace(number=1), 9: own[2]._replace(number=2, start=3.0)}
+    come_back(outbox, goes_on)
+    assert [waiting.seq for waiting in outbox.unsaved] == [10, 11, 12, 13]
+    assert [waiting.event.session for waiting in outbox.unsaved] == [None, goes_on[7], own[1], goes_on[9]]
+    assert outbox.store
+    outbox.store.close()
 
 
 def test_a_line_is_on_the_disk_before_the_store_is_told(
@@ -779,8 +912,8 @@ def test_a_line_is_on_the_disk_before_the_store_is_told(
         happened.append("mark")
         mark(self, *arguments)  # type: ignore[arg-type]
 
-    def save_(self: Store, *arguments: object) -> None:
-        save(self, *arguments)  # type: ignore[arg-type]
+    def save_(self: Store, *arguments: object, **more: object) -> None:
+        save(self, *arguments, **more)  # type: ignore[arg-type]
         happened.append("commit")
 
     save = Store.save
@@ -789,8 +922,7 @@ def test_a_line_is_on_the_disk_before_the_store_is_told(
     monkeypatch.setattr(os, "write", write_)
     monkeypatch.setattr(Store, "mark_trail", mark_)
     monkeypatch.setattr(Store, "save", save_)
-    store = Store(str(tmp_path / "state.db"))
-    store.open()
+    store = store_in(tmp_path)
     outbox = Outbox(store, trail)
     put(outbox, [1, 2])
     pass_on(outbox)
