@@ -126,9 +126,10 @@ TRACE_STATEMENTS = """
 open_store = wg_monitor.Store.open
 
 def open_and_trace(store):
-    open_store(store)
+    recognized = open_store(store)
     log = open({log!r}, "a", buffering=1)
     store.database.set_trace_callback(lambda statement: log.write(" ".join(statement.split()) + "\\n"))
+    return recognized
 
 wg_monitor.Store.open = open_and_trace
 """
@@ -189,7 +190,10 @@ def test_rows_are_written_only_for_events(place: Place) -> None:
 
 # --- System calls -------------------------------------------------------------------------------------------------
 
-TOUCHES_A_DISK = {"fsync", "fdatasync", "pwrite64", "pwritev", "rename", "renameat", "unlink", "ftruncate"}
+TOUCHES_A_DISK = {
+    "fsync", "fdatasync", "pwrite64", "pwritev", "pwritev2", "writev", "rename", "renameat", "renameat2", "unlink",
+    "unlinkat", "fallocate", "truncate",
+}  # fmt: skip
 
 
 class Interval:
@@ -199,6 +203,7 @@ class Interval:
         calls = [line for line in lines if re.match(r"\w+\(", line)]
         waits = [line for line in calls if re.match(r"(epoll_p?wait2?|poll|ppoll|p?select6?)\(", line)]
         self.names = collections.Counter(line.partition("(")[0] for line in calls)
+        self.to_disk = [line for line in calls if line.partition("(")[0] in TOUCHES_A_DISK]
         self.slept_out = sum(re.search(r"= 0( \(Timeout\))?$", line.rstrip()) is not None for line in waits)
         self.woken = sum(re.search(r"\)\s+= [1-9]\d*( |$)", line.rstrip()) is not None for line in waits)
 
@@ -214,11 +219,14 @@ def intervals(log: Path) -> List[Interval]:
 
 
 @pytest.mark.alone
-def test_an_idle_reading_takes_few_system_calls_and_one_wake_up_besides_wg(place: Place) -> None:
+@pytest.mark.parametrize("store", [True, False], ids=["with a store", "without a store"])
+def test_an_idle_reading_takes_few_system_calls_and_one_wake_up_besides_wg(place: Place, store: bool) -> None:
+    """Its only write to a disk overwrites the small file beside the store, and waits for nothing."""
     need("wg", "unshare", "strace")
-    log = place.path / "strace"
+    log, state = place.path / "strace", store_folder(place) / "state.db"
     wg0 = place.device("wg0", device.crowd(10, int(time.time())))
-    daemon = place.start(*CALM, "--state-path", str(store_folder(place) / "state.db"), wrapper="strace -D -o %s" % log)
+    flags = ["--state-path", str(state)] if store else []
+    daemon = place.start(*CALM, *flags, wrapper="strace -D -y -s 0 -o %s" % log)
     for _ in range(3):
         wg0.settle()
     idle = wait_for("some readings", lambda: intervals(log)[2:8] if len(intervals(log)) >= 8 else None)
@@ -226,7 +234,9 @@ def test_an_idle_reading_takes_few_system_calls_and_one_wake_up_besides_wg(place
     for interval in idle:
         assert interval.slept_out == 1, "not exactly one wake-up by the timer"
         assert interval.woken == 1, "not exactly one wake-up by the end of wg"
-        assert not TOUCHES_A_DISK & set(interval.names) - {"ftruncate"}, interval.names
+        note = r"pwrite64\(\d+<%s\.last>, .*, %d, 0\) = %d" % (re.escape(str(state)), *[wg_monitor.NOTE_SIZE] * 2)
+        assert len(interval.to_disk) == store, interval.to_disk
+        assert all(re.fullmatch(note, line) for line in interval.to_disk), interval.to_disk
         assert sum(interval.names.values()) <= 45, interval.names
 
 
