@@ -731,9 +731,9 @@ def follow_peer(table: Table, row: Row, line: Line, now: Moment, settings: Setti
     elif session is not None and not alive:
         ended = ended or end_session(table, row, session, silence(row), now)
         events.append(event_of("OFFLINE", row, now, ended=ended))
-    elif session is not None and row.endpoint != endpoint and address(row.endpoint) != address(endpoint):
-        add_endpoint(row, session)
-        if endpoint:
+    elif session is not None and row.endpoint != endpoint:
+        add_endpoint(row, session)  # a new port, too: behind carrier-grade NAT, only the port identifies the peer
+        if endpoint and address(row.endpoint) != address(endpoint):
             events.append(event_of("ROAMING", row, now, before=endpoint))
     if row.made < made:
         table.due = NEVER  # this peer may age out earlier than any other

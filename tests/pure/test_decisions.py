@@ -460,6 +460,12 @@ SESSIONS = [
             "OFFLINE idle: 0 to 0, 0 long, 0 in, 0 out, 192.0.2.1:51820 198.51.100.7:40000 203.0.113.9:1",
         ]),
     ], words=figures),
+    Case("a session lists a new port of the same address, which is no roaming", [
+        Step(0, alice(), ["ONLINE at 0"]), Step(1, alice(endpoint="192.0.2.1:9")), Step(2, alice(endpoint="192.0.2.1:10", rx=1)),
+        Step(400, alice(endpoint="192.0.2.1:10", rx=1), [
+            "OFFLINE idle: 0 to 2, 2 long, 1 in, 0 out, 192.0.2.1:51820 192.0.2.1:9 192.0.2.1:10",
+        ]),
+    ], words=figures),
     Case("a session that began without an endpoint lists the later ones", [
         Step(0, alice(endpoint=""), ["ONLINE at 0"]), Step(1, alice(endpoint=OTHER)),
         Step(400, alice(endpoint=OTHER), ["OFFLINE idle: 0 to 0, 0 long, 0 in, 0 out, 198.51.100.7:40000"]),

@@ -232,10 +232,10 @@ class Expected:
         elif session is not None and not alive:
             reason = "unreachable" if record.sent_since else "idle"
             self.report("OFFLINE", link, identity[1], new=False, **self.end(record, reason, now))
-        elif session is not None and host(record.endpoint) != host(old.endpoint):
+        elif session is not None and record.endpoint != old.endpoint:
             if record.endpoint not in session.endpoints:
                 session.endpoints.append(record.endpoint)
-            if old.endpoint:
+            if old.endpoint and host(record.endpoint) != host(old.endpoint):
                 self.report("ROAMING", link, identity[1], endpoint=record.endpoint, **{"from": old.endpoint})
         if set(old.ips.split(",")) != set(record.ips.split(",")):
             self.report("CHANGED", link, identity[1], allowed_ips=record.ips, **{"from": old.ips})
