@@ -54,6 +54,7 @@ SEARCH_PATH = "/usr/bin:/usr/sbin:/bin:/sbin"
 WG_TIMEOUT_S = 10
 BLOCK = 64 << 10  # bytes of output that are processed at once: they stay in the processor's cache
 WG_OUTPUT_MAX = 256 << 20  # bytes; 100,000 peers with a dozen networks each print 30 MiB
+WG_ERRORS_MAX = 4 << 20  # bytes; one line of 60 for each interface that cannot be read
 HOOKS_AT_ONCE = 4
 HOOKS_WAITING_MAX = 10_000
 HOOK_OUTPUT_MAX = 4096  # bytes
@@ -1133,11 +1134,13 @@ class Probe:
         if not pid:
             return None
         self.pid = 0
-        size, complaints = os.fstat(self.output).st_size, ""
-        if os.fstat(self.errors).st_size:
-            complaints = os.pread(self.errors, 65536, 0).decode("utf-8", "replace")
+        size, said_size, complaints = os.fstat(self.output).st_size, os.fstat(self.errors).st_size, ""
+        if said_size:
+            complaints = os.pread(self.errors, WG_ERRORS_MAX, 0).decode("utf-8", "replace")
+        if said_size > WG_ERRORS_MAX:
+            complaints += "\nUnable to access interface (cut off): "  # an unclear name: it may be any of the others
         if status:
-            said = printable(" ".join(complaints.split()))
+            said = printable(" ".join(complaints[:BLOCK].split()))
             code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
             return Answer(0, "", "wg %s%s" % (exit_words(code), ": " + said if said else ""))
         if size and os.pread(self.output, 1, size - 1) != b"\n":

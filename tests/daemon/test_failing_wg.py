@@ -130,6 +130,38 @@ def test_an_interface_named_only_on_standard_error_keeps_its_peers(place: Place)
     assert len(events(monitor)) == 4
 
 
+def test_a_thousand_unreadable_interfaces_cause_no_event(place: Place) -> None:
+    names = ["wg%d" % number for number in range(1_150)]
+    place.wg_prints(b"".join(dump(iface=name) for name in names))
+    monitor = place.start()
+    place.settle()
+    errors = "".join("Unable to access interface %s: Operation not permitted\n" % name for name in names[1:])
+    assert len(errors) > 64 << 10
+    place.wg_prints(dump(), errors)
+    monitor.match(r"\[WARN\] \[wg1149\] cannot be read.*")
+    place.settle()
+    place.wg_prints(dump())
+    monitor.match(r"IFDOWN  \[wg1149\] 0 peers, 0 were online")
+    assert monitor.stop() == 0
+    found = events(monitor)
+    assert all(text.startswith("[WARN]") for text in found[:1_149]), found[:5]
+    assert all(text.startswith("IFDOWN ") for text in found[1_149:]), found[1_149:1_155]
+
+
+def test_nothing_is_inferred_from_what_more_than_4_mib_of_errors_may_say(place: Place) -> None:
+    one = peer(1, now())
+    place.wg_prints(dump(one) + dump(iface="wg1"))
+    monitor = place.start()
+    monitor.see(told("ONLINE", one, "new"))
+    place.wg_prints(dump(iface="wg1"), "noise\n" * 700_000 + "Unable to access interface wg0: Operation not permitted\n")
+    monitor.match(r"\[WARN\] 1 line from wg is invalid: no peer is reported as REMOVED and no interface as IFDOWN .*")
+    place.settle()
+    place.wg_prints(dump(one) + dump(iface="wg1"))
+    monitor.match(r"\[WARN\] every line from wg is valid again after \d+s")
+    assert monitor.stop() == 0
+    assert len(events(monitor)) == 3
+
+
 GARBAGE = {
     "nonsense": b"nonsense\n",
     "too few fields": b"wg0\tx\ty\n",
