@@ -1107,6 +1107,7 @@ class Answer(NamedTuple):
     size: int  # of the output, in bytes
     complaints: str  # standard error
     why: str  # why it is no reading; "" = it is one
+    at: Moment  # when it was started: what it printed was true then or later
 
 
 # Runs `wg show all dump`, one run at a time, and never waits for it. The files stay open and are emptied after each
@@ -1116,6 +1117,7 @@ class Probe:
         self.wg = wg
         self.output = self.errors = -1
         self.pid = 0  # 0 = wg does not run
+        self.started = Moment(0.0, 0.0)
         self.deadline = 0.0  # on the monotonic clock
         self.overdue = False
 
@@ -1123,6 +1125,7 @@ class Probe:
         # Errors: OSError.
         if self.output < 0:
             self.output, self.errors = anonymous_file(), anonymous_file()
+        self.started = moment()
         self.pid = start_wg(self.wg, self.output, self.errors)
         self.deadline, self.overdue = time.monotonic() + WG_TIMEOUT_S, False
         with suppress(ProcessLookupError, PermissionError):  # as above: the timeout still bounds it
@@ -1134,6 +1137,9 @@ class Probe:
         if not pid:
             return None
         self.pid = 0
+        # If the wall clock was set meanwhile, the earlier time counts: it makes no handshake older than it is.
+        ended, (wall, boot) = moment(), self.started
+        at = Moment(min(wall, ended.wall - (ended.boot - boot)), boot)
         size, said_size, complaints = os.fstat(self.output).st_size, os.fstat(self.errors).st_size, ""
         if said_size:
             complaints = os.pread(self.errors, WG_ERRORS_MAX, 0).decode("utf-8", "replace")
@@ -1142,10 +1148,10 @@ class Probe:
         if status:
             said = printable(" ".join(complaints[:BLOCK].split()))
             code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
-            return Answer(0, "", "wg %s%s" % (exit_words(code), ": " + said if said else ""))
+            return Answer(0, "", "wg %s%s" % (exit_words(code), ": " + said if said else ""), at)
         if size and os.pread(self.output, 1, size - 1) != b"\n":
-            return Answer(0, "", "the output of wg breaks off")
-        return Answer(size, complaints, "")
+            return Answer(0, "", "the output of wg breaks off", at)
+        return Answer(size, complaints, "", at)
 
     def blocks(self, size: int) -> Iterator[bytes]:
         # The output in blocks of whole lines, so that memory holds only one block at a time.
@@ -2789,7 +2795,7 @@ class Monitor:
         self.conclude(read=False)
 
     def take(self, answer: Answer, blocks: Iterable[bytes]) -> None:
-        now = self.reading_at = moment()
+        now = self.reading_at = answer.at
         self.counts["readings"] += 1
         self.clocks.compare(now)
         self.faults.end("reading")

@@ -748,7 +748,9 @@ class Stage:
     # What the monitor is told
 
     def do_read(self, output: List[bytes], complaints: str) -> None:
-        self.monitor.take(self.module.Answer(sum(map(len, output)), complaints, ""), output)
+        answer = self.module.Answer
+        at = (self.module.moment(),) if "at" in answer._fields else ()
+        self.monitor.take(answer(sum(map(len, output)), complaints, "", *at), output)
 
     def do_no_reading(self, why: str) -> None:
         self.monitor.no_reading(why)

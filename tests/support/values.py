@@ -110,7 +110,7 @@ def whole_lines(reading: Reading) -> List[PeerLine]:
 
 def give(monitor: wg_monitor.Monitor, text: str, complaints: str = "") -> None:
     """Takes a reading as if `wg` had printed this."""
-    monitor.take(wg_monitor.Answer(len(text), complaints, ""), blocks(text.encode()))
+    monitor.take(wg_monitor.Answer(len(text), complaints, "", wg_monitor.moment()), blocks(text.encode()))
 
 
 def blocks(text: bytes, size: int = 300) -> List[bytes]:

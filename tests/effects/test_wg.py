@@ -1,0 +1,74 @@
+"""One run of wg: real processes that print, fail or hang, and the answer that the monitor makes of them."""
+
+import os
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+import wg_monitor
+from harness import wait_for
+from values import START, at
+from wg_monitor import Answer, Moment, Probe
+
+
+class Clock:
+    """Replaces the clocks, since a test cannot set those of the machine."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(wg_monitor, "moment", lambda: made.now)
+    return made
+
+
+@pytest.fixture
+def probe(tmp_path: Path) -> Iterator[Probe]:
+    """A probe that runs a script. The script waits until the test releases it."""
+    script = tmp_path / "wg"
+    script.write_text(
+        "#!/bin/sh\nwhile [ ! -e %s ]; do sleep 0.02; done\n. %s\n" % (tmp_path / "gate", tmp_path / "gate")
+    )
+    script.chmod(0o755)
+    made = Probe(str(script))
+    yield made
+    if made.pid:
+        made.kill()
+        os.waitpid(made.pid, 0)
+    for descriptor in (made.output, made.errors):
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def release(probe: Probe, text: str) -> Answer:
+    """The answer after the script has run this text."""
+    gate = Path(probe.wg).with_name("gate")
+    gate.with_name("next").write_text(text)
+    gate.with_name("next").replace(gate)
+    return wait_for("the end of wg", probe.answer)
+
+
+@pytest.mark.parametrize(
+    ("step", "wall"),
+    [(0.0, 0.0), (3600.0, 0.0), (-3600.0, -3600.0)],
+    ids=["steady", "set forward", "set back"],
+)
+def test_a_reading_has_the_time_at_which_wg_was_started(probe: Probe, clock: Clock, step: float, wall: float) -> None:
+    """The earlier one, if the wall clock was set meanwhile: so no handshake looks older than it is."""
+    probe.start()
+    clock.now = at(8.0, step)
+    answer = release(probe, "echo x")
+    assert answer == Answer(2, "", "", Moment(START.wall + wall, START.boot))
+    probe.clear()
+
+
+@pytest.mark.parametrize("text", ["exit 3", "kill -KILL $$", "printf x"])
+def test_a_failed_run_has_the_time_at_which_wg_was_started(probe: Probe, clock: Clock, text: str) -> None:
+    probe.start()
+    clock.now = at(8.0)
+    answer = release(probe, text)
+    assert answer.why and answer.at == START
