@@ -182,7 +182,7 @@ class Session(NamedTuple):
     began: float  # boot clock
     received_before: int  # the row's totals when it began
     sent_before: int
-    unwatched: float  # seconds of it in which no monitor ran
+    unwatched: float  # seconds of it in which nobody watched
     endpoints: str  # in the order of use, separated by spaces
 
 
@@ -241,6 +241,8 @@ class Table:
         self.rows: dict[Identity, Row] = {}
         self.interfaces: dict[str, Interface] = {}
         self.last: Moment | None = None  # the last reading of this run
+        self.seen: dict[str, float] = {}  # boot time at which this run last read an interface
+        self.watched = float("inf")  # boot time of the last reading before this run; infinite = there was none
         self.due = NEVER  # boot time before which no online peer can age out
         self.sessions = 0  # the number of the last session
         self.online = 0
@@ -625,6 +627,7 @@ def decide(table: Table, reading: Reading, now: Moment, settings: Settings) -> l
         certain = "" not in reading.invalid and name not in reading.invalid
         read = now.boot if certain else table.interfaces[name].read
         table.interfaces[name] = Interface(True, read, now.wall)
+        table.seen[name] = now.boot
     table.last = now
     return events
 
@@ -867,17 +870,26 @@ def add_endpoint(row: Row, session: Session) -> None:
     row.unsaved = True
 
 
-def add_gap(table: Table, events: list[Event], last: int, watched: Moment, gap: float) -> list[Event]:
-    # Adds a gap without a monitor, which began at the reading `watched`, to the sessions up to number `last` that span
-    # it: they are still open, or their last sign of life came after its beginning.
+def gaps_of(table: Table, names: Iterable[str], now: Moment, limit: float) -> dict[str, float]:
+    # Those of the interfaces, now read, that nobody watched for more than `limit` seconds, and for how long. Before the
+    # first reading of a run, any time counts.
+    gaps = {name: now.boot - table.seen.get(name, table.watched) for name in names}
+    return {name: gap for name, gap in gaps.items() if gap > (limit if name in table.seen else 0.0)}
+
+
+def add_gaps(table: Table, events: list[Event], last: int, gaps: Mapping[str, float], now: Moment) -> list[Event]:
+    # Adds gaps that end now to the sessions up to number `last` that span them: they are still open, or their last sign
+    # of life came after the beginning.
     for row in table.rows.values():
-        row.unsaved = True  # what was saved at another time of day may be dated by another wall clock
-        if row.session is not None and row.session.number <= last:
-            row.session = row.session._replace(unwatched=row.session.unwatched + gap)
+        if row.identity[0] in gaps:
+            row.unsaved = True  # what was saved at another time of day may be dated by another wall clock
+            if row.session is not None and row.session.number <= last:
+                gap = gaps[row.identity[0]]
+                row.session = row.session._replace(unwatched=row.session.unwatched + gap)
     spanning = []
     for event in events:
-        ended = event.ended
-        if ended is not None and ended.session.number <= last and ended.last_seen > watched.wall:
+        ended, gap = event.ended, gaps.get(str(event.interface), 0.0)
+        if gap and ended is not None and ended.session.number <= last and ended.last_seen > now.wall - gap:
             session = ended.session._replace(unwatched=ended.session.unwatched + gap)
             event = event._replace(ended=ended._replace(session=session))
         spanning.append(event)
@@ -1587,7 +1599,7 @@ SAVE_RUN = "INSERT INTO runs (start, version, interval, threshold, liveness, int
 STORE_SUFFIXES = ("", "-wal", "-shm", ".lock", ".last")  # of its files
 TABLES = {"monitor", "interfaces", "peers", "sessions", "events"}  # of all versions
 UNSAVED = (0, "", 0.0, 0.0, None, 0.0, "", None, None, None, 0, "", 0)  # of `monitor`, after number and id
-SAVE_GAP = "INSERT INTO unwatched (start, stop, interface, why) VALUES (?, ?, ?, ?)"
+SAVE_GAP = "INSERT INTO unwatched (start, stop, why) VALUES (?, ?, ?)"
 PRUNE = (
     """DELETE FROM events WHERE seq IN (
         SELECT seq FROM events WHERE wall < :before AND seq <= :written AND hook <> :due ORDER BY wall LIMIT :most)""",
@@ -1646,7 +1658,8 @@ class Store:
         self.path, self.name = path, name
         self.existed = os.path.lexists(path)
         self.saved: dict[str, Any] | None = None  # the row of `monitor`; None = nothing was loaded yet
-        self.pending: list[tuple[str, Any]] = []  # statements for the next save
+        self.pending: list[tuple[str, Any]] = []  # statements for the first save after `load`
+        self.gaps: list[tuple[float, float, str]] = []  # that `unwatched` lacks
         self.boot_id = boot_id()
         self.note: Note | None = None  # None = there is none, or nobody can read it
         self.note_file = self.lock = -1
@@ -1834,7 +1847,7 @@ class Store:
             delivered = Delivered(max(line, self.highest("events", "seq")), missing, position)
         self.saved = saved
         rule = (settings.interval, settings.threshold, settings.liveness, ",".join(sorted(settings.interface)))
-        self.pending = [(SAVE_RUN, [(since, VERSION, *rule)]), *[step for step in self.pending if step[0] == SAVE_GAP]]
+        self.pending = [(SAVE_RUN, [(since, VERSION, *rule)])]
         self.lose(lost, now)
         return Loaded(table, watched, same_boot, delivered, jobs)
 
@@ -1874,6 +1887,11 @@ class Store:
         table.online = len([row for row in table.rows.values() if row.session is not None])
         return table, lost
 
+    def add_gap(self, start: float, stop: float, why: str) -> None:
+        if self.gaps and self.gaps[-1][1:] == (start, why):  # `wg` is always too slow
+            start = self.gaps.pop()[0]
+        self.gaps.append((start, stop, why))
+
     def lose(self, rows: Iterable[Row], now: Moment) -> None:
         # Has the next save end the sessions of these peers: nobody saw when they ended.
         for row in rows:
@@ -1911,7 +1929,7 @@ class Store:
             saved.update(wall=table.last.wall, boot=table.last.boot)
             if checkpoint:
                 saved["complete"] = table.last.boot
-        steps = [*self.pending, ("INSERT " + EVENTS.insert, map(event_row, records))]
+        steps = [*self.pending, (SAVE_GAP, self.gaps), ("INSERT " + EVENTS.insert, map(event_row, records))]
         steps += [(statement, [(record.seq,)]) for record in records[:1] for statement in (FILL_IPS, FILL_ADDRESSES)]
         steps.append((SAVE_SESSION, session_rows(unsaved, events)))
         steps.append((END_SESSION, [end_row(event.ended, event.wall) for event in events if event.ended is not None]))
@@ -1927,7 +1945,7 @@ class Store:
             self.transact(steps, wal_pages=WAL_PAGES * 10 if next_for_trail else WAL_PAGES)
             if not self.is_current():  # what was saved right now went to a file that nobody finds
                 raise StoreFault("it was deleted or replaced")
-        self.saved, self.pending = saved, []
+        self.saved, self.pending, self.gaps = saved, [], []
         if checkpoint:
             for row in unsaved:
                 row.unsaved = False
@@ -2498,9 +2516,12 @@ class Monitor:
         self.table, self.memo = Table(), Memo()
         self.clocks, self.faults = Clocks(self.warn), Faults(self.warn)
         self.watched: Moment | None = None  # the last reading of the run before, until the first one of this run
-        self.same_boot = True  # as that run
         self.first: Moment | None = None  # the first reading of this run
         self.first_session = 0  # the number of its last session
+        self.turned = moment().boot  # the last turn of the loop
+        self.stalled = NEVER  # boot time at which the loop went on after it had stood still
+        self.late = False  # the last reading came more than two intervals after the one before
+        self.patience = 2 * settings.interval + 1  # a second of its own: a busy machine is not blind now and then
         self.reading_at: Moment | None = None  # all lines about a reading have its time
         self.fresh: list[Record] = []  # of this turn
         self.counts: Counter[str] = Counter()
@@ -2591,19 +2612,23 @@ class Monitor:
             gap = 0.0
             if watched is not None:
                 gap = max(0.0, first.boot - watched.boot if loaded.same_boot else first.wall - watched.wall)
+                self.table.watched = first.boot - gap
             sessions = take_over(self.table, loaded.table, gone, self.first_session, gap)
             self.memo = Memo()  # the next reading shows which of the former peers are gone
             self.take_up_lines(loaded, sessions)
         store.make_room(loaded.table, self.table, now, known)
         if watched is not None and watched.wall < first.wall:
-            self.report_gap("replaced" if known else "no monitor", watched, first)
+            self.blind(watched, first, "replaced" if known else "stopped")
 
     def continue_from(self, loaded: Loaded, saved: Mapping[str, Any]) -> None:
         # Before the first reading: everything is as the last run left it.
-        self.table, self.watched, self.same_boot = loaded.table, loaded.watched, loaded.same_boot
-        self.clocks.last = self.watched if self.same_boot else None
-        away = moment().wall - self.watched.wall if self.watched else 0.0
-        self.clocks.steady = saved["steady"] if self.same_boot or 0 <= away <= 7 * DAY_S else 0.0
+        now = moment()
+        self.table, self.watched = loaded.table, loaded.watched
+        self.clocks.last = self.watched if loaded.same_boot else None
+        away = now.wall - self.watched.wall if self.watched else 0.0
+        self.clocks.steady = saved["steady"] if loaded.same_boot or 0 <= away <= 7 * DAY_S else 0.0
+        if self.watched:
+            self.table.watched = self.watched.boot if loaded.same_boot else now.boot - max(0.0, away)
         self.clocks.offset = saved["utc_offset"] or self.clocks.offset
         self.take_up_lines(loaded, {})
 
@@ -2648,14 +2673,6 @@ class Monitor:
         if self.store is not None and fault.damaged:
             with suppress(OSError):  # the fault goes on, and so do the attempts
                 self.warn("The damaged store is kept as %s" % printable(self.store.move_aside()))
-
-    def report_gap(self, why: str, begin: Moment, end: Moment) -> None:
-        what = "Not watching"
-        if why == "replaced":
-            what = "%s was replaced and lacks what happened" % printable(self.settings.state_path)
-        self.warn("%s from %s to %s" % (what, stamp(int(begin.wall)), stamp(int(end.wall))))
-        if self.store is not None:
-            self.store.pending.append((SAVE_GAP, [(begin.wall, end.wall, None, why)]))
 
     @contextmanager
     def store_faults(self) -> Iterator[None]:
@@ -2718,6 +2735,9 @@ class Monitor:
     def turn(self) -> None:
         # Waits until there is something to do, and does it.
         signals = self.wait(self.wake_at())
+        turned, self.turned = self.turned, moment().boot
+        if self.turned - turned > self.patience:
+            self.stalled = self.turned
         self.stopping = bool(signals & {signal.SIGTERM, signal.SIGINT})
         if signal.SIGHUP in signals:
             self.reload()
@@ -2798,20 +2818,18 @@ class Monitor:
         now = self.reading_at = answer.at
         self.counts["readings"] += 1
         self.clocks.compare(now)
+        blind = self.judge_gap(now)
         self.faults.end("reading")
-        watched, self.watched = self.watched, None
-        if watched is not None:
-            self.report_gap("no monitor", watched, now)
         names = (identity[0] for identity in self.table.rows)
         reading = parse(blocks, answer.complaints, self.memo, names, self.settings.interface)
         faults, last = faults_of(reading, self.table, self.settings), self.table.sessions
         first = self.table.last is None  # it may change every row, which a crash must not lose
+        gaps = gaps_of(self.table, reading.interfaces, now, self.patience)
         events = decide(self.table, reading, now, self.settings)
         if self.first is None:
             self.first, self.first_session = now, self.table.sessions
-        if watched is not None:
-            gap = now.boot - watched.boot if self.same_boot else max(0.0, now.wall - watched.wall)
-            events = add_gap(self.table, events, last, watched, gap)
+        if gaps:
+            events = add_gaps(self.table, events, last, gaps, now)
         self.counts["skipped"] += sum(reading.invalid.values())
         self.faults.compare(faults, reading.interfaces)
         self.counts["events"] += len(events)
@@ -2820,7 +2838,38 @@ class Monitor:
         peers = counted(len(self.table.rows), "peer")
         self.note("DEBUG", "Reading: %d of %s online, %d bytes" % (self.table.online, peers, answer.size))
         self.reading_at = None
-        self.conclude(read=True, first=first)
+        self.conclude(read=True, first=first or blind)
+
+    def judge_gap(self, now: Moment) -> bool:
+        # Reports the time before a reading in which nobody watched. Returns whether the store must know it at once: if
+        # `wg` or the machine is always too slow, the next checkpoint does.
+        watched, last, late = self.watched, self.table.last, self.late
+        self.watched, self.late = None, last is not None and now.boot - last.boot > self.patience
+        if watched is not None:
+            self.blind(watched, now, "stopped")
+        elif last is None or not self.late:
+            self.faults.end("late")
+            return False
+        elif "reading" in self.faults:
+            self.blind(last, now, "failed")
+        elif self.stalled > last.boot and not late:
+            self.blind(last, now, "stalled")
+        else:
+            begins = "Readings are more than two intervals apart: what happens between them is not seen"
+            self.faults.begin(Fault("late", "", begins, "Readings are on time again", last.boot))
+            self.blind(last, now, "late")
+            return False
+        return True
+
+    def blind(self, begin: Moment, end: Moment, why: str) -> None:
+        # Every gap between two readings comes through here. Faults report those that have one.
+        period = "from %s to %s" % (stamp(int(begin.wall)), stamp(int(end.wall)))
+        if why in ("stopped", "stalled"):
+            self.warn("Not watching " + period)
+        if why == "replaced":
+            self.warn("%s was replaced and lacks what happened %s" % (printable(self.settings.state_path), period))
+        if self.store is not None:
+            self.store.add_gap(begin.wall, end.wall, why)
 
     def conclude(self, read: bool, first: bool = False) -> None:
         # The end of a reading, or of the attempt.

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import sqlite3
 import time
+from contextlib import closing
+from pathlib import Path
 from typing import List, Tuple
 
 from device import Device, peer
@@ -85,3 +88,78 @@ def test_lines_have_the_time_at_which_wg_was_started(place: Place) -> None:
     monitor.see(told("ONLINE", one, "new"))
     start, online = (line[:19] for line in lines_of(place.trail)[:2])
     assert start <= online <= local_time(begun.stat().st_mtime)
+
+
+# --- Blind time ---------------------------------------------------------------------------------------------------
+
+
+def warnings(monitor: Daemon) -> List[str]:
+    return [text for text in events(monitor) if text.startswith("[WARN]")]
+
+
+def unwatched(state: Path) -> float:
+    with closing(sqlite3.connect(str(state))) as database:
+        ((seconds,),) = database.execute("SELECT unwatched FROM sessions").fetchall()
+    return float(seconds)
+
+
+def stop_for(monitor: Daemon, seconds: float) -> None:
+    monitor.send(signal.SIGSTOP)
+    time.sleep(seconds)
+    monitor.send(signal.SIGCONT)
+
+
+def test_a_stopped_monitor_reports_when_it_did_not_watch(place: Place) -> None:
+    state = place.path / "state.db"
+    device = place.device(peers=[peer(1, now())])
+    monitor = place.start("--state-path", str(state))
+    monitor.match("ONLINE .*")
+    device.settle()
+    before = time.time()
+    stop_for(monitor, 6)
+    match = monitor.match(r"\[WARN\] Not watching from (\S+ \S+) to (\S+ \S+)")
+    device.publish([peer(1, now())])
+    device.settle()
+    monitor.stop(signal.SIGKILL)  # the store knows it already
+    assert match.group(1) <= local_time(before + 1)
+    assert match.group(2) >= local_time(before + 6)
+    assert len(warnings(monitor)) == 1
+    assert unwatched(state) >= 6
+
+
+def test_a_wg_that_is_always_slow_is_one_fault(place: Place) -> None:
+    state = place.path / "state.db"
+    device = place.device(peers=[peer(1, now())])
+    place.wg('exec %s "$@"' % place.real_wg)
+    monitor = place.start("--state-path", str(state))
+    monitor.match("ONLINE .*")
+    place.wg('sleep 4; exec %s "$@"' % place.real_wg)
+    monitor.match(r"\[WARN\] Readings are more than two intervals apart: .*")
+    for _ in range(2):
+        device.publish([peer(1, now())])
+        device.settle()
+    place.wg('exec %s "$@"' % place.real_wg)
+    monitor.match(r"\[WARN\] Readings are on time again after \d+s")
+    device.publish([peer(1, now())])
+    device.settle()
+    assert monitor.stop() == 0
+    assert len(warnings(monitor)) == 2
+    assert unwatched(state) >= 8
+
+
+def test_blind_time_that_a_fault_reports_is_not_reported_twice(place: Place) -> None:
+    state = place.path / "state.db"
+    device = place.device(peers=[peer(1, now())])
+    place.wg('exec %s "$@"' % place.real_wg)
+    monitor = place.start("--state-path", str(state))
+    monitor.match("ONLINE .*")
+    place.wg("exit 3")
+    monitor.match(r"\[WARN\] No reading: .*")
+    time.sleep(4)
+    place.wg('exec %s "$@"' % place.real_wg)
+    monitor.match(r"\[WARN\] Readings resumed after \d+s")
+    device.publish([peer(1, now())])
+    device.settle()
+    assert monitor.stop() == 0
+    assert len(warnings(monitor)) == 2
+    assert unwatched(state) >= 4

@@ -64,7 +64,8 @@ class Expected:
         self.read: Dict[str, float] = {}  # boot time of the last reading without an invalid line
         self.first = True  # no reading of this run yet
         self.sessions: List[Session] = []  # the ended ones
-        self.spanning: List[Session] = []  # the ones that were open when the run began
+        self.seen: Dict[str, float] = {}  # boot time at which this run last read a link
+        self.watched = math.inf  # boot time of the last reading before this run
         self.last: Optional[Moment] = None  # the last reading
         self.happened: List[Happening] = []
         self.on_disk: Tuple[Any, ...] = ({}, {}, {}, None, NEVER)
@@ -92,7 +93,10 @@ class Expected:
             self.last, complete = saved, NEVER  # the small file with the last reading belongs to another boot
         self.read = {link: min(boot, complete) for link, boot in read.items()}
         self.first = True
-        self.spanning = [record.session for record in self.peers.values() if record.session is not None]
+        self.seen = {}
+        self.watched = math.inf if self.last is None else self.last.boot
+        if rebooted is not None and self.last is not None:
+            self.watched = rebooted.boot - max(0.0, rebooted.wall - self.last.wall)
         if rebooted is not None:
             for record in self.peers.values():
                 # The wall clock places the last sign of life. The others keep their distance to it.
@@ -105,11 +109,15 @@ class Expected:
                     record.session.began = zero + record.session.start
             self.on_disk = (copy.deepcopy(self.peers), dict(links), read, self.last, complete)
 
-    def take_gap(self, gap: float, watched: Moment) -> None:
-        """Adds a gap to the sessions that span it: open ones, and those with a sign of life after its beginning."""
-        for session in self.spanning:
-            if not session.figures or session.figures[0] > watched.wall:
-                session.unwatched += gap
+    def take_gap(self, link: str, sessions: List[Session], now: Moment) -> None:
+        """Adds the time since the link was last read, if it is too long, to the sessions that were open then and span
+        it: open ones, and those with a sign of life after its beginning."""
+        gap = now.boot - self.seen.get(link, self.watched)
+        if gap > (2 * self.settings.interval + 1 if link in self.seen else 0):
+            for session in sessions:
+                if session.identity[0] == link and (not session.figures or session.figures[0] > now.wall - gap):
+                    session.unwatched += gap
+        self.seen[link] = now.boot
 
     # One reading
 
@@ -145,6 +153,7 @@ class Expected:
 
     def take(self, sample: Sample, now: Moment) -> List[Happening]:
         self.happened = []
+        before = [record.session for record in self.peers.values() if record.session is not None]
         wanted = self.settings.interface or set(LINKS)
         links = {link: members for link, members in sample.links.items() if link in wanted}
         hidden, invalid, unclear = sample.hidden & wanted, sample.invalid & wanted, sample.unclear
@@ -169,6 +178,7 @@ class Expected:
             for p in members.values():
                 self.look(link, p, now)
         for link in links:
+            self.take_gap(link, before, now)
             self.links[link] = True
             if not unclear and link not in invalid:
                 self.read[link] = now.boot
@@ -300,8 +310,6 @@ class History:
         self.expected = Expected(self.settings)
         # After a reboot only the wall clock shows ages. If it was set as well, no expectation is possible.
         self.reboots = self.chance.random() < 0.5
-        self.watched: Optional[Moment] = None
-        self.same_boot = True
         self.trail = self.events_of(Path(directory, "trail"))
 
     def with_another_rule(self, settings: Settings) -> Settings:
@@ -345,14 +353,11 @@ class History:
             every = False
         else:
             sample = self.world.sample(faults=True)
-            every = run.monitor.table.last is None or self.chance.random() < 0.05
+            every = self.chance.random() < 0.05
             run.monitor.checkpoint = 0.0 if every else math.inf
             expected = self.expected.take(sample, now)
-            if self.watched is not None:
-                gap = now.boot - self.watched.boot if self.same_boot else max(0.0, now.wall - self.watched.wall)
-                self.expected.take_gap(gap, self.watched)
-                self.watched = None
             give(run.monitor, sample.text, sample.complaints)
+            every = run.store.saved["complete"] == now.boot  # after blind time as well
             events = next(self.trail)
             assert in_order(narrowed(events, expected)) == in_order(expected)
             for event in events:
@@ -379,7 +384,6 @@ class History:
         run = Run(self.directory, self.settings)
         next(self.trail)
         self.expected.restart(self.world.now if reboot else None)
-        self.watched, self.same_boot = self.expected.last, not reboot
         return run
 
     def compare_sessions(self) -> None:
