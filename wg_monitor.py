@@ -857,8 +857,8 @@ def end_session(table: Table, row: Row, session: Session, reason: str, now: Mome
     table.online -= 1
     row.session, row.ended, row.ended_wall = None, last, last_seen
     row.unsaved = True
-    received = max(0, row.received - session.received_before)
-    sent = max(0, row.transmitted - session.sent_before)
+    received = min(max(0, row.received - session.received_before), COUNTER_MAX)
+    sent = min(max(0, row.transmitted - session.sent_before), COUNTER_MAX)
     return Ended(session, last_seen, last - session.began, received, sent, reason)
 
 
@@ -921,8 +921,8 @@ def take_over(table: Table, past: Table, gone: AbstractSet[Any], last: int, gap:
 
 def joined(session: Session, old: Row, own: Session, gap: float) -> Session:
     # A session of the store that goes on as `own`, on the counters of this run: one that was lower had restarted.
-    rx = old.past_rx + (old.rx if own.received_before < old.rx else 0)
-    tx = old.past_tx + (old.tx if own.sent_before < old.tx else 0)
+    rx = min(old.past_rx + (old.rx if own.received_before < old.rx else 0), COUNTER_MAX)
+    tx = min(old.past_tx + (old.tx if own.sent_before < old.tx else 0), COUNTER_MAX)
     endpoints = [*dict.fromkeys((session.endpoints + " " + own.endpoints).split())]
     session = session._replace(received_before=session.received_before - rx, sent_before=session.sent_before - tx)
     unwatched = session.unwatched + gap + own.unwatched
@@ -1725,7 +1725,7 @@ class Store:
         """Overwrites the small file: with the last numbers, before any line shows them, and with the last reading.
 
         It is one write, which SIGKILL does not tear. It does not wait for the disk: a power failure may lose it."""
-        note = self.note or Note()
+        note = self.note or Note(boot_id=self.boot_id)
         if last is not None and self.saved is not None:
             note = Note(self.saved["id"], self.saved["stamp"], self.boot_id, *last)
         self.note = note._replace(line=line, session=session)
@@ -1751,8 +1751,8 @@ class Store:
                 "was written by a newer wg_monitor", why, remedy + " or choose another path", EXIT_FAILURE
             )
         if self.saved is not None and version:  # while this run goes on, only its own history may come back
-            own = (self.saved["id"],)
-            if version < SCHEMA or self.connection().execute("SELECT id FROM monitor").fetchone() != own:
+            other = "SELECT 1 FROM monitor WHERE id <> ?"
+            if version < SCHEMA or self.connection().execute(other, [self.saved["id"]]).fetchone():
                 raise self.refusal("has another history", "numbers would repeat", "stop the monitor first")
         return int(version)
 
@@ -1855,7 +1855,7 @@ class Store:
         # The last numbers of a line and of a session, if the store does not say.
         note = self.note
         if note is not None:
-            more = 0 if note.boot_id in ("", self.boot_id) else UNNOTED
+            more = 0 if note.boot_id == self.boot_id else UNNOTED
             return note.line + more, note.session + more
         number = int(max(now.wall, UNREACHED_S) * 1000) if self.existed else 0  # no earlier run can have reached it
         return number, number

@@ -234,7 +234,11 @@ def test_an_idle_reading_takes_few_system_calls_and_one_wake_up_besides_wg(place
     for interval in idle:
         assert interval.slept_out == 1, "not exactly one wake-up by the timer"
         assert interval.woken == 1, "not exactly one wake-up by the end of wg"
-        note = r"pwrite64\(\d+<%s\.last>, .*, %d, 0\) = %d" % (re.escape(str(state)), *[wg_monitor.NOTE_SIZE] * 2)
+        note = r"pwrite64\(\d+<%s\.last>, .*, %d, 0\) = %d" % (
+            re.escape(str(state)),
+            wg_monitor.NOTE_SIZE,
+            wg_monitor.NOTE_SIZE,
+        )
         assert len(interval.to_disk) == store, interval.to_disk
         assert all(re.fullmatch(note, line) for line in interval.to_disk), interval.to_disk
         assert sum(interval.names.values()) <= 45, interval.names

@@ -918,11 +918,11 @@ def test_a_line_is_on_the_disk_before_the_store_is_told(
 
     save = Store.save
     trail.take_lock()
+    store = store_in(tmp_path)
     monkeypatch.setattr(os, "fsync", fsync_)
     monkeypatch.setattr(os, "write", write_)
     monkeypatch.setattr(Store, "mark_trail", mark_)
     monkeypatch.setattr(Store, "save", save_)
-    store = store_in(tmp_path)
     outbox = Outbox(store, trail)
     put(outbox, [1, 2])
     pass_on(outbox)

@@ -357,6 +357,7 @@ class History:
             run.monitor.checkpoint = 0.0 if every else math.inf
             expected = self.expected.take(sample, now)
             give(run.monitor, sample.text, sample.complaints)
+            assert run.store.saved is not None
             every = run.store.saved["complete"] == now.boot  # after blind time as well
             events = next(self.trail)
             assert in_order(narrowed(events, expected)) == in_order(expected)
