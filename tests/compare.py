@@ -23,6 +23,9 @@ number, the times, the first interface and the first other number count, unless 
 out kinds of steps, by the names of the do_ methods of Stage (`--without busy,reload`), where the versions differ on
 purpose. Exit status: 0 no difference, 1 some.
 
+What only one version can do is switched off in it, so that the rest can be compared (FEATURES). Where this is not possible,
+as for a store that comes back after the start of a life, the tool says how many histories it followed only up to there.
+
 The tool replaces the clocks, `subprocess.Popen`, `sqlite3.connect`, `os.write` and `os.fsync`. Of a module it uses what
 the method Stage.start names; steps for which a monitor lacks a method are left out for both (OPTIONAL). It does not
 play what the loop of the monitor does by itself: the run of `wg`, the statistics, the watchdog, and `Monitor started`.
@@ -60,7 +63,10 @@ from world import World
 
 # Kinds of steps, and the methods of a Monitor that they need.
 OPTIONAL = {"hooks": ("reap_hooks", "start_hooks", "mark_hooks"), "reload": ("reload",)}
-TABLES = {"events": "seq", "sessions": "number", "peers": "interface, public_key", "interfaces": "name"}
+TABLES = {
+    "events": "seq", "sessions": "number", "peers": "interface, public_key", "interfaces": "name", "runs": "number",
+    "unwatched": "number", "allowed_ips": "number", "addresses": "interface, public_key, address",
+}  # fmt: skip
 DOCUMENTED = """
     SELECT datetime(start, 'unixepoch', 'localtime'), ifnull(datetime(last_seen, 'unixepoch', 'localtime'), 'online'),
            endpoints, received, sent, reason
@@ -70,6 +76,7 @@ DOCUMENTED = """
     ORDER BY number"""
 PATIENCE_S = 60  # for one life: a module that hangs is ended
 STAMP_LENGTH = 19
+FIGURES = ("last_seen", "length", "received", "sent")
 ALL_BUT_THE_NEWLINE = -1
 DAY_S = 86_400
 
@@ -143,7 +150,7 @@ DAMAGES = (
     "",  # its first bytes
     "UPDATE peers SET handshake = 'soon'",
     "UPDATE sessions SET start = 'then'",
-    "DROP TABLE interfaces",
+    "ALTER TABLE interfaces RENAME COLUMN up TO risen",
 )
 
 
@@ -266,7 +273,7 @@ class Author:
         return History(self.seed, self.store, written, self.sound)
 
     def life(self, before: List[Step], readings: int, last: bool) -> Life:
-        boot_id = "boot %d" % self.world.boots
+        boot_id = "boot-%d" % self.world.boots
         before += [self.fault(name, True) for name in sorted(self.active & SIMULATED)]
         if self.has_faults and "busy" not in self.active and self.happens(0.05):
             before.append(self.fault("busy", True))
@@ -439,7 +446,83 @@ def load(path: str, name: str) -> Any:
     module.time = Time()
     module.moment = lambda: module.Moment(Clock.wall, Clock.boot)
     module.boot_id = lambda: Clock.boot_id
+    if hasattr(module, "STORE_PATIENCE_S"):
+        module.STORE_PATIENCE_S = 0  # the clock stands still while a module waits
     return module
+
+
+# --- What only one version can do ---------------------------------------------------------------------------------
+
+
+def forget_notes(module: Any) -> None:
+    """The small file with the last reading and the last numbers: it stays empty, and a store without a save begins at 1."""
+    unreached = module.UNREACHED_S
+
+    def numbers(store: Any, now: Any) -> Tuple[int, int]:
+        number = 0 if store.database is not None else int(max(now.wall, unreached) * 1000)
+        return number, number
+
+    module.Store.take_note = lambda *arguments: None
+    module.Store.numbers = numbers
+
+
+def forget_last_session(module: Any) -> None:
+    """Numbers of sessions that are no longer in the store: they are given again."""
+    load = module.Store.load
+
+    def load_and_forget(store: Any, *arguments: Any) -> Any:
+        loaded = load(store, *arguments)
+        loaded.table.sessions = max(store.highest("sessions", "number"), store.highest("peers", "session"))
+        return loaded
+
+    module.Store.load = load_and_forget
+
+
+def forget_ends(module: Any) -> None:
+    """Sessions that do not overlap: a row forgets when its former session ended."""
+    end_session = module.end_session
+
+    def end_and_forget(table: Any, row: Any, *arguments: Any) -> Any:
+        ended = end_session(table, row, *arguments)
+        for name in {"ended", "ended_wall"} & set(type(row).__slots__):
+            setattr(row, name, module.NEVER)
+        return ended
+
+    module.end_session = end_and_forget
+
+
+def forget_zone(module: Any) -> None:
+    """The UTC offset of the former life: a life compares its first reading with the zone of its start."""
+    load = module.Store.load
+    module.Store.load = lambda *arguments: load(*arguments)._replace(utc_offset="")
+
+
+def part(module: Any) -> None:
+    """A store that comes back after the start: nothing to switch off. The histories part where a life begins without."""
+
+
+class Feature(NamedTuple):
+    has: Callable[[Any], bool]
+    switch_off: Callable[[Any], None]
+
+
+FEATURES = {
+    "note": Feature(lambda module: hasattr(module.Store, "take_note"), forget_notes),
+    "last session": Feature(lambda module: "last_session" in module.MONITOR.names, forget_last_session),
+    "ended": Feature(lambda module: "ended" in module.Row.__slots__, forget_ends),
+    "zone": Feature(lambda module: "utc_offset" in module.Loaded._fields, forget_zone),
+    "adoption": Feature(lambda module: hasattr(module.Monitor, "adopt"), part),
+}
+
+
+def switch_off(old: Any, new: Any) -> Set[str]:
+    """Makes the modules equal. Returns the names of the features that only one of them has."""
+    unequal = {name for name, feature in FEATURES.items() if feature.has(old) != feature.has(new)}
+    for name in unequal:
+        for module in (old, new):
+            if FEATURES[name].has(module):
+                FEATURES[name].switch_off(module)
+    return unequal
 
 
 def die() -> NoReturn:
@@ -459,6 +542,7 @@ class Paths:
         self.console, self.hooks, self.status = root + "/console", root + "/hooks", root + "/status"
         self.lost = root + "/lost"  # what was in trails that are deleted
         self.progress, self.outcomes = root + "/progress", root + "/outcomes"
+        self.without = root + "/without"  # one byte per life, that began without its store
 
     def clean(self) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
@@ -622,6 +706,11 @@ class Connection(sqlite3.Connection):
         self.seams.check(statement)
         return super().executemany(statement, *arguments)
 
+    def executescript(self, script: str) -> sqlite3.Cursor:
+        if re.search(r"\bCOMMIT\s*;?\s*$", script):
+            self.seams.check("COMMIT")
+        return super().executescript(script)
+
     def commit(self) -> None:
         if self.in_transaction:
             self.seams.check("COMMIT")
@@ -723,6 +812,7 @@ class Stage:
         trail = module.open_own_trail(paths.trail, self.has_store)
         self.monitor = module.Monitor(settings, "/no/wg", console, trail, store, notifier)
         self.monitor.open()
+        append(paths.without, b"-" if self.has_store and "store" in self.monitor.faults else b".")
 
     def finish(self) -> None:
         self.hooks_last = False
@@ -906,6 +996,7 @@ class Outcome(NamedTuple):
     tables: Dict[str, Table]
     position: Tuple[Any, ...]
     answers: List[Tuple[Any, ...]]
+    without: bool  # it began without its store
 
 
 def content(path: str, offset: int = 0) -> bytes:
@@ -952,6 +1043,7 @@ def look(paths: Paths, ended: str, step: int, begun: Offsets, day: str) -> Outco
         tables,
         position,
         answers,
+        content(paths.without)[-1:] == b"-",
     )
 
 
@@ -965,10 +1057,13 @@ def look_at_store(paths: Paths, trails: Dict[str, bytes], day: str) -> Any:
     try:
         with closing(connect(copy)) as database:
             tables = {}
+            known = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             for name, order in TABLES.items():
+                if name not in known:
+                    continue
                 cursor = database.execute("SELECT * FROM %s ORDER BY %s" % (name, order))
                 tables[name] = Table([column[0] for column in cursor.description], cursor.fetchall())
-            row = database.execute("SELECT device, inode, size, written FROM monitor").fetchone()
+            row = next(where_the_next_line_goes(database), None)
             keys = [key for (key,) in database.execute("SELECT DISTINCT public_key FROM sessions ORDER BY 1 LIMIT 8")]
             answers = [answer for key in keys for answer in database.execute(DOCUMENTED, (key, day, day))]
             return tables, place_of(row, paths, trails), answers
@@ -976,6 +1071,17 @@ def look_at_store(paths: Paths, trails: Dict[str, bytes], day: str) -> Any:
         for suffix in ("", "-wal", "-shm"):
             if os.path.exists(copy + suffix):
                 os.unlink(copy + suffix)
+
+
+def where_the_next_line_goes(database: sqlite3.Connection) -> Iterator[Tuple[Any, ...]]:
+    """Device, inode, offset, and the last line up to which the trail lacks none."""
+    cursor = database.execute("SELECT * FROM monitor")
+    for values in cursor:
+        row = dict(zip([column[0] for column in cursor.description], values))
+        if "missing" in row:
+            missing = NUMBER.search(row["missing"])
+            row["written"] = int(missing.group(0)) - 1 if missing else row["last_line"]
+        yield row["device"], row["inode"], row["size"], row["written"]
 
 
 def place_of(row: Optional[Sequence[Any]], paths: Paths, trails: Dict[str, bytes]) -> Tuple[Any, ...]:
@@ -1131,10 +1237,13 @@ def same(old: Any, new: Any) -> bool:
 
 
 class Judge:
-    def __init__(self, history: History, texts: bool) -> None:
-        self.history, self.texts = history, texts
+    def __init__(self, history: History, texts: bool, unequal: Set[str]) -> None:
+        """`unequal`: the features that only one version has."""
+        self.history, self.texts, self.unequal = history, texts, unequal
+        self.notes = Worker.notes
         self.found: List[Difference] = []
         self.elsewhere = 0  # crashes that the modules did not have in the same step
+        self.apart = 0  # histories that part because a life begins without its store
         self.crashes: "Counter[str]" = Counter()
 
     def differ(self, life: int, where: str, old: Any, new: Any) -> None:
@@ -1168,6 +1277,9 @@ class Judge:
                     self.differ(number, "the %s module" % name, outcome.ended, "")
             if parted:
                 continue
+            if "adoption" in self.unequal and (one.without or other.without):
+                self.apart, parted = 1, True
+                continue
             if life.crash is not None and (life.crash.seam == ANYWHERE or (one.ended, one.step) != (other.ended, other.step)):
                 self.elsewhere += life.crash.seam != ANYWHERE
                 parted = True
@@ -1193,15 +1305,22 @@ class Judge:
         for name in sorted(old.tables.keys() | new.tables.keys()):
             if name in old.tables and name in new.tables:
                 self.tables(life, name, old.tables[name], new.tables[name])
-            else:
+            elif name in old.tables or name == "damaged":
                 self.differ(life, "table " + name, name in old.tables, name in new.tables)
         if old.ended == "stopped" and old.position != new.position:
             self.differ(life, "place of the next line", old.position, new.position)
-        if old.answers != new.answers:
-            self.differ(life, "answers to the documented query", old.answers, new.answers)
+        answers = [[self.known(answer, (1, 3, 4)) for answer in outcome.answers] for outcome in (old, new)]
+        if answers[0] != answers[1]:
+            self.differ(life, "answers to the documented query", *answers)
+
+    def known(self, row: Tuple[Any, ...], figures: Sequence[int]) -> Tuple[Any, ...]:
+        """Without the figures of a session that nobody saw end: versions without former ends compute them otherwise."""
+        if "ended" not in self.unequal or "unknown" not in row:
+            return row
+        return tuple(None if number in figures else value for number, value in enumerate(row))
 
     def tables(self, life: int, name: str, old: Table, new: Table) -> None:
-        """Columns that only the new version has are its own affair."""
+        """Columns and tables that only the new version has are its own affair."""
         lacking = [column for column in old.columns if column not in new.columns]
         if lacking:
             self.differ(life, "columns of %s" % name, lacking, "lacking")
@@ -1211,6 +1330,8 @@ class Judge:
             self.rows(life, name, columns, olds[0], news[0])
 
     def rows(self, life: int, name: str, columns: List[str], old: Dict[Any, Any], new: Dict[Any, Any]) -> None:
+        figures = [columns.index(column) for column in FIGURES if column in columns] if name == "sessions" else []
+        old, new = ({key: self.known(row, figures) for key, row in rows.items()} for rows in (old, new))
         for key in [*old, *(key for key in new if key not in old)]:
             if key not in old or key not in new:
                 self.differ(life, "row %s of %s" % (key, name), old.get(key, "(none)"), new.get(key, "(none)"))
@@ -1239,6 +1360,8 @@ class Judge:
         if len(stored) != len(written):
             self.differ(life, "exactly once, %s module: lines in store, trail" % name, len(stored), len(written))
         numbers = [row[seq] for row in events.rows]
+        if self.notes and numbers == sorted(set(numbers)):
+            return  # a number that was noted and not used has no line
         if numbers != list(range(1, len(numbers) + 1)):
             self.differ(life, "numbers of events, %s module" % name, numbers, "1 to %d" % len(numbers))
 
@@ -1263,6 +1386,7 @@ class Report(NamedTuple):
     text: str
     crashes: "Counter[str]"
     elsewhere: int
+    apart: int
     commits: Tuple[int, int]
 
 
@@ -1320,6 +1444,8 @@ class Worker:
     """Plays histories; each process has its own."""
 
     modules: Tuple[Any, Any]
+    unequal: Set[str]  # features that only one version has
+    notes = False  # both versions have a small file with the last numbers
     root = ""
     options: argparse.Namespace
 
@@ -1330,6 +1456,10 @@ class Worker:
         os.environ["TZ"] = "CET-1CEST,M3.5.0,M10.5.0/3"
         time.tzset()
         cls.modules = (load(options.old, "compared_old"), load(options.new, "compared_new"))
+        cls.unequal = switch_off(*cls.modules)
+        cls.notes = "note" not in cls.unequal and FEATURES["note"].has(cls.modules[0])
+        if cls.unequal:
+            print("Switched off, since only one version has it: " + ", ".join(sorted(cls.unequal)))
         for step, methods in OPTIONAL.items():
             if not all(hasattr(module.Monitor, name) for module in cls.modules for name in methods):
                 print("The steps `%s` are left out: a Monitor lacks one of %s" % (step, ", ".join(methods)))
@@ -1347,14 +1477,15 @@ class Worker:
         history = Author(seed).write()
         without = cls.options.without.split(",")
         old, new = (play(module, history, Paths(cls.root), without) for module in cls.modules)
-        judge = Judge(history, cls.options.texts)
+        judge = Judge(history, cls.options.texts, cls.unequal)
         judge.judge(old, new)
         text = tell(history, judge.found, 100 if cls.options.verbose else 3)
         if cls.options.verbose:
             text = replay(history, old, new) + "\n" + text
         readings = sum(step.what in ("read", "no_reading") for life in history.lives for step in life.steps)
         crashes, commits = judge.crashes, (old.commits, new.commits)
-        return Report(seed, len(history.lives), readings, judge.found != [], text, crashes, judge.elsewhere, commits)
+        differs, parted = judge.found != [], (judge.elsewhere, judge.apart)
+        return Report(seed, len(history.lives), readings, differs, text, crashes, *parted, commits)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -1383,7 +1514,7 @@ def main() -> int:
         with multiprocessing.get_context("fork").Pool(options.jobs, Worker.begin, (os.path.realpath(root),)) as pool:
             for report in pool.imap(Worker.work, seeds, chunksize=4):
                 total.update(histories=1, lives=report.lives, readings=report.readings, elsewhere=report.elsewhere)
-                total.update(old=report.commits[0], new=report.commits[1])
+                total.update(old=report.commits[0], new=report.commits[1], apart=report.apart)
                 crashes.update(report.crashes)
                 total["differ"] += report.differs
                 if report.text:
@@ -1393,6 +1524,8 @@ def main() -> int:
     seconds = time.monotonic() - began
     print("Crashes: " + ", ".join("%d %s" % (count, seam) for seam, count in sorted(crashes.items())))
     print("Crashes that the modules had in different steps: %d" % total["elsewhere"])
+    if Worker.unequal:
+        print("Histories that parted at a life without its store: %d" % total["apart"])
     print("COMMITs in lives without a crash: %d old, %d new" % (total["old"], total["new"]))
     played = (total["histories"], total["lives"], total["readings"], seconds)
     print("%d histories, %d lives, %d readings in %.1f s: " % played, end="")

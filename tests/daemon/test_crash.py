@@ -1,9 +1,16 @@
 """Exactly once: SIGKILL ends the daemon hundreds of times, at every seam and at random moments, while its trail rotates.
-Afterwards the trail, the store, the runs of the hook and the output of `wg` must agree."""
+Afterwards the trail, the store, the runs of the hook and the output of `wg` must agree.
+
+Some of the daemons find their store locked. They begin without it, and get it later or never. What they did is only in the
+trail then: their lines may be missing from the store, and a line in whose middle they were killed stays torn, since nobody
+knows its rest. So does a line of the store that was cut before such a daemon began: the daemon cannot read its rest, and
+its own lines have to begin somewhere. The store has it whole, and brings it whole into the trail later.
+"""
 
 import ast
 import base64
 import collections
+import json
 import os
 import random
 import re
@@ -12,8 +19,9 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Counter, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Counter, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import pytest
 
@@ -28,12 +36,14 @@ THRESHOLD_S = 36_000
 
 # Every run can reach these, and each of the first group once.
 SEAMS_OF_START = (
-    "before opening the store", "after opening the store", "before loading the store", "after loading the store",
+    "before opening the store", "after opening the store", "before adopting the store", "after adopting the store",
+    "before loading the store", "after loading the store", "before taking up lines", "after taking up lines",
     "before taking the trail's lock", "after taking the trail's lock",
     "before opening the trail", "after opening the trail", "before mending the trail", "after mending the trail",
 )  # fmt: skip
 SEAMS = (
     *SEAMS_OF_START,
+    "before taking a note", "after taking a note",
     "before asking where the trail stands", "after asking where the trail stands",
     "inside a transaction", "before COMMIT", "after COMMIT",
     "in the middle of the write after a rotation",
@@ -48,6 +58,20 @@ SEAMS_OF_RECOVERY = (
     "before finding the trail's inode", "after finding the trail's inode",
     "before striking out lines", "after striking out lines",
     "in the middle of a torn line's rest",
+)  # fmt: skip
+# Of a daemon that finds its store locked. The first ones are reached once, when it gets the store.
+SEAMS_OF_ADOPTION = (
+    "before adopting the store", "after adopting the store", "before taking up lines", "after taking up lines",
+    "before making room in the store", "after making room in the store",
+    "before loading the store", "after loading the store",
+)  # fmt: skip
+SEAMS_WITHOUT_A_STORE = (
+    *SEAMS_OF_ADOPTION,
+    "before taking a note", "after taking a note", "inside a transaction", "before COMMIT", "after COMMIT",
+    "before the write", "in the middle of the write", "after the write", "after fsync",
+    "before marking the trail", "after marking the trail",
+    "before queueing a hook", "before starting a hook", "before marking hooks", "after marking hooks",
+    "any line",
 )  # fmt: skip
 
 
@@ -160,15 +184,36 @@ class Seen(NamedTuple):
     online: bool
 
 
+Peer = Tuple[str, str]
+
+
 class State(NamedTuple):
-    peers: Dict[Tuple[str, str], Seen]
+    """What a run knows. `saved`: what its store has, if that is something else."""
+
+    peers: Dict[Peer, Seen]
     interfaces: Dict[str, bool]  # up
     saved: "Optional[State]" = None
+    without: bool = False  # the run has begun without its store
+    gone: FrozenSet[Peer] = frozenset()  # without it: the peers that the run has removed
 
     def after_a_crash(self) -> "State":
         """The store is written only for events. After a crash it holds each peer as of its last event or as of the
-        first reading of the run. Later handshakes of the session are lost."""
+        first reading of the run. Later handshakes of the session are lost. So is all that a run without it did."""
         return self.saved or self
+
+    def begun_without_it(self) -> "State":
+        return State({}, {}, self, without=True)
+
+    def adopted(self) -> "State":
+        """The store came back. It remembers peers that the run has not seen, and what the run has forgotten of others."""
+        past = self.saved
+        assert past is not None and self.without
+        peers = {who: seen for who, seen in past.peers.items() if who not in self.gone}
+        for who, seen in self.peers.items():
+            old = past.peers.get(who, seen)
+            peers[who] = seen._replace(shown=seen.shown or old.shown, endpoint=seen.endpoint or old.endpoint)
+        interfaces = {**past.interfaces, **self.interfaces}
+        return State(peers, interfaces, State(peers, interfaces))
 
 
 def dump(output: bytes) -> Tuple[Set[str], Dict[Tuple[str, str], Tuple[str, str, int]]]:
@@ -207,10 +252,10 @@ def line(kind: str, who: Tuple[str, str], seen: Seen, new: bool) -> str:
 
 def next_state(state: State, entry: str, first: bool) -> Tuple[State, List[str]]:
     """Apply the table of events to one reading. `first`: the first reading of a run."""
-    output, complaints = [base64.b64decode(part) for part in entry.split(" ")]
+    output, complaints = [base64.b64decode(part) for part in entry.split(" ")[1:]]
     there, printed = dump(output)
     unreadable = re.findall("Unable to access interface (.*?): ", complaints.decode())
-    peers, interfaces, lines = dict(state.peers), dict(state.interfaces), []
+    peers, interfaces, lines, gone = dict(state.peers), dict(state.interfaces), [], set(state.gone)
     for name in unreadable if first else ():
         interfaces.setdefault(name, True)
     for name in there:
@@ -231,6 +276,7 @@ def next_state(state: State, entry: str, first: bool) -> Tuple[State, List[str]]
     for who in list(peers):
         if who[0] in there and who not in printed:
             lines.append(line("REMOVED", who, peers.pop(who), False))
+            gone.add(who)
     for who, (endpoint, ips, handshake) in printed.items():
         before = peers.get(who)
         online = handshake > time.time() - THRESHOLD_S
@@ -244,6 +290,8 @@ def next_state(state: State, entry: str, first: bool) -> Tuple[State, List[str]]
         if before is not None and before.allowed_ips != ips:
             changed = (who[0], short(who[1]), endpoint, ips_text(ips), ips_text(before.allowed_ips))
             lines.append("CHANGED [%s] %s (%s) %s from %s" % changed)
+    if state.without:
+        return State(peers, interfaces, state.saved, True, frozenset(gone)), sorted(lines)
     if first:
         return State(peers, interfaces, State(peers, interfaces)), sorted(lines)
     if not lines:
@@ -273,39 +321,137 @@ def handshakes_as_epochs(text: str, wall: float) -> str:
 
 def explain(truth: Sequence[str], told: Sequence[str]) -> None:
     """Check that the readings explain exactly these lines. The last reading of a killed run may be unprocessed. Then
-    the next reading is compared with the one before. All possibilities are followed."""
+    the next reading is compared with the one before. Without a store, the last reading of a killed run may also have been
+    written in part. All possibilities are followed."""
     ways: List[Tuple[int, State]] = [(0, State({}, {}))]  # the number of explained lines, and the state after them
-    first = False
-    for number, entry in enumerate(truth):
+    steps = [entry for entry in truth if not entry.startswith("line ")]
+    last_readings = {last_reading_before(steps, number) for number, entry in enumerate([*steps, "run"]) if entry == "run"}
+    first = loaded = False
+    for number, entry in enumerate(steps):
         if entry == "run":
-            first = True
-            ways = [(at, state.after_a_crash()) for at, state in ways]
+            first, loaded = True, False
+            ways = distinct((at, state.after_a_crash()) for at, state in ways)
             continue
-        last_of_run = number + 1 == len(truth) or truth[number + 1] == "run"
+        if entry == "loaded":
+            loaded = True
+            continue
+        if entry == "adopted":
+            after = [(at, state.adopted()) for at, state in ways if state.without]
+            last = last_reading_before(steps, number) in last_readings
+            ways = distinct([*after, *(ways if last else [])])  # killed before the store was saved, too
+            continue
+        if first and not loaded:
+            ways = [(at, state.begun_without_it()) for at, state in ways]
         found: List[Tuple[int, State]] = []
         for at, state in ways:
-            after, lines = next_state(state, entry, first)
-            way = (at + len(lines), after)
-            if sorted(told[at : at + len(lines)]) == lines and way not in found:
-                found.append(way)
-            if last_of_run and (at, state) not in found:
+            after_it, lines = next_state(state, entry, first)
+            if sorted(told[at : at + len(lines)]) == lines:
+                found.append((at + len(lines), after_it))
+            if number in last_readings:
                 found.append((at, state))
+            if number in last_readings and state.without and state.saved is not None:
+                parts = [told[at : at + count] for count in range(1, len(lines))]
+                found += [(at + len(part), state.saved) for part in parts if is_part(part, lines)]
         if not found:
             at, state = ways[0]
             expected = next_state(state, entry, first)[1]
             pytest.fail(
-                "reading %d of %d (first of its run: %s) should give\n  %s\nafter line %d, but the trail has\n  %s"
-                % (number, len(truth), first, "\n  ".join(expected), at, "\n  ".join(told[at : at + 8]))
+                "step %d of %d (first of its run: %s, without a store: %s) should give\n  %s\n"
+                "after line %d, but the trail has\n  %s"
+                % (
+                    number,
+                    len(steps),
+                    first,
+                    state.without,
+                    "\n  ".join(expected),
+                    at,
+                    "\n  ".join(told[at : at + 8]),
+                )
             )
-        ways, first = found, False
+        ways, first = distinct(found), False
     assert len(told) in [at for at, _ in ways], "the trail has lines that no reading explains: %s" % list(told[ways[0][0] :])
+
+
+def last_reading_before(steps: Sequence[str], number: int) -> int:
+    """The number of the reading, -1 if the run has none."""
+    while number > 0 and steps[number - 1] != "run":
+        number -= 1
+        if steps[number].startswith("read "):
+            return number
+    return -1
+
+
+def is_part(part: Sequence[str], lines: Sequence[str]) -> bool:
+    return not collections.Counter(part) - collections.Counter(lines)
+
+
+def distinct(ways: Iterable[Tuple[int, State]]) -> List[Tuple[int, State]]:
+    found: List[Tuple[int, State]] = []
+    for way in ways:
+        if way not in found:
+            found.append(way)
+    return found
+
+
+# --- The lines that were given ------------------------------------------------------------------------------------
+
+
+class Given(NamedTuple):
+    """A line with its number, as a run gave it. It may have been killed before anybody got the line."""
+
+    run: int
+    wall: float
+    kind: str
+    text: str
+    line: bytes
+
+
+class Runs(NamedTuple):
+    given: Dict[int, List[Given]]  # by number
+    without: Set[int]  # the runs that began without the store
+
+
+def given_in(truth: Sequence[str]) -> Runs:
+    runs, number, loaded = Runs({}, set()), 0, False
+    for entry in truth:
+        what, *words = entry.split(" ")
+        if what == "run":
+            number, loaded = number + 1, False
+        elif what == "loaded":
+            loaded = True
+        elif what == "line":
+            text, line = [base64.b64decode(word) for word in words[3:]]
+            one = Given(number, float(words[1]), words[2], text.decode(), line)
+            runs.given.setdefault(int(words[0]), []).append(one)
+            if not loaded:
+                runs.without.add(number)
+    return runs
+
+
+class Written(NamedTuple):
+    """What is in the trails: the numbers of whole lines in their order, and what was torn."""
+
+    numbers: List[int]
+    torn: List[bytes]
+
+
+def written_in(whole: bytes) -> Written:
+    written = Written([], [])
+    lines = whole.split(b"\n")
+    assert lines.pop() == b"", "the last line is torn"
+    for text in lines:
+        try:
+            written.numbers.append(json.loads(text.decode())["seq"])
+        except ValueError:
+            written.torn.append(text)
+    return written
 
 
 # --- The runs -----------------------------------------------------------------------------------------------------
 
 
-def launch(place: Place, seam: str, nth: int, *flags: str) -> "subprocess.Popen[bytes]":
-    driver = [sys.executable, "-I", str(DRIVER), seam, str(nth), INTERVAL, str(place.path / "truth")]
+def launch(place: Place, seam: str, nth: int, *flags: str, patience: str = "30") -> "subprocess.Popen[bytes]":
+    driver = [sys.executable, "-I", str(DRIVER), seam, str(nth), INTERVAL, patience, str(place.path / "truth")]
     with (place.path / "console").open("ab") as console:
         return subprocess.Popen(
             [*place.enter(), *driver, "--threshold", str(THRESHOLD_S), *flags],
@@ -315,9 +461,9 @@ def launch(place: Place, seam: str, nth: int, *flags: str) -> "subprocess.Popen[
         )
 
 
-def die_at(place: Place, seam: str, nth: int, patience_s: float, *flags: str) -> bool:
+def die_at(place: Place, seam: str, nth: int, patience_s: float, *flags: str, patience: str = "30") -> bool:
     """Run the daemon until SIGKILL. Returns whether the seam sent it, not the timeout."""
-    process = launch(place, seam, nth, *flags)
+    process = launch(place, seam, nth, *flags, patience=patience)
     try:
         status = process.wait(patience_s)
     except subprocess.TimeoutExpired:
@@ -328,8 +474,32 @@ def die_at(place: Place, seam: str, nth: int, patience_s: float, *flags: str) ->
     return True
 
 
+HOLD = """
+import sqlite3, sys, time
+database = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
+database.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+database.execute("ROLLBACK")
+"""
+
+
+@contextmanager
+def locked(store: Path, seconds: float) -> Iterator[None]:
+    """Another process holds a lock on the store for so long."""
+    holder = subprocess.Popen([sys.executable, "-I", "-c", HOLD, str(store), str(seconds)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    with holder.stdout:
+        assert holder.stdout.readline() == b"held\n"
+        yield
+    holder.kill()
+    holder.wait()
+
+
 ASK = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchall())"
 
+
+KINDS = ("ONLINE", "OFFLINE", "ROAMING", "CHANGED", "REMOVED", "IFUP", "IFDOWN")
 
 # The line about the unwatched time is written at the first reading.
 COUNT = "SELECT count(*) FROM events WHERE CAST(line AS TEXT) LIKE '%Not watching%'"
@@ -339,13 +509,14 @@ DUE = "SELECT seq FROM events WHERE hook = 1"
 class Story:
     """A daemon that is killed repeatedly."""
 
-    def __init__(self, place: DiskPlace, seed: int, directory: Path) -> None:
+    def __init__(self, place: DiskPlace, seed: int, directory: Path, *flags: str) -> None:
         self.place = place
         self.store = directory / "state.db"
         self.chance = random.Random(seed)
         self.ran = place.path / "ran"
         hook = place.script("hook", 'echo "$PEER_SEQ $PEER_IFACE $PEER_PUBKEY" >>%s\n' % self.ran)
-        self.flags = ["--state-path", str(self.store), "--on-change-script", str(hook), "--debug"]
+        self.flags = ["--state-path", str(self.store), "--on-change-script", str(hook), "--debug", *flags]
+        self.json = "json" in flags
         self.hits: Counter[str] = collections.Counter()
         self.kills = 0
 
@@ -358,10 +529,15 @@ class Story:
         )
         return ast.literal_eval(answer.stdout.decode())  # type: ignore[no-any-return]
 
-    def die(self, seam: str, nth: int, patience_s: float) -> None:
-        hit = die_at(self.place, seam, nth, patience_s, *self.flags)
+    def die(self, seam: str, nth: int, patience_s: float, patience: str = "30") -> None:
+        hit = die_at(self.place, seam, nth, patience_s, *self.flags, patience=patience)
         self.hits[seam if hit else "a moment"] += 1
         self.kills += 1
+
+    def die_without_a_store(self, seam: str, nth: int, patience_s: float, seconds: float) -> None:
+        """Another process locks the store before the daemon starts, for so many seconds."""
+        with locked(self.store, seconds):
+            self.die(seam, nth, patience_s, patience="0")
 
     def die_anywhere(self) -> None:
         self.die("no seam", 0, self.chance.uniform(0.05, 0.9))
@@ -378,22 +554,67 @@ class Story:
 
     def judge(self, whole: bytes) -> None:
         events = self.rows(
-            "SELECT seq, wall, kind, hook, line, interface, public_key, session FROM events ORDER BY seq"
+            "SELECT seq, wall, kind, hook, line, interface, public_key, session, new FROM events ORDER BY seq"
         )
+        assert b"may be duplicated" not in whole
+        truth = (self.place.path / "truth").read_text().splitlines()
+        runs = given_in(truth)
+        stored = {row[0]: row[4] for row in events}
+        there = self.judge_trail(whole, stored, runs) if self.json else self.judge_order(whole, events)
+        for number in range(1, max(there) + 1):
+            assert number in there or number in runs.given, "number %d was skipped" % number
+        told = []
+        for number in sorted(there):
+            found = runs.given[number][-1]
+            assert stored.get(number, found.line) == found.line, "the store has another line %d than was given" % number
+            if found.kind in KINDS:
+                told.append(handshakes_as_epochs(found.text, found.wall))
+        explain(truth, told)
+        self.judge_hooks(events)
+        self.judge_sessions(events, may_end=bool(runs.without))
+        assert self.rows("PRAGMA integrity_check") == [("ok",)]
+
+    def judge_order(self, whole: bytes, events: Sequence[Any]) -> Set[int]:
+        """Every line of the store is in the trail, in the same order, and nothing else is. Returns the numbers."""
         lines = whole.split(b"\n")
         assert lines.pop() == b"", "the last line is torn"
-        assert [row[0] for row in events] == list(range(1, len(events) + 1)), "the event numbers have gaps"
         for number, (stands, row) in enumerate(zip(lines, events)):
             assert stands + b"\n" == row[4], "line %d of the trail differs from the store" % (number + 1)
         assert len(lines) == len(events)
-        assert b"may be duplicated" not in whole
-        truth = (self.place.path / "truth").read_text().splitlines()
-        kinds = ("ONLINE", "OFFLINE", "ROAMING", "CHANGED", "REMOVED", "IFUP", "IFDOWN")
-        told = [handshakes_as_epochs(row[4].decode()[20:-1], row[1]) for row in events if row[2] in kinds]
-        explain(truth, told)
-        self.judge_hooks(events)
-        self.judge_sessions(events)
-        assert self.rows("PRAGMA integrity_check") == [("ok",)]
+        return {row[0] for row in events}
+
+    def judge_trail(self, whole: bytes, stored: Dict[int, bytes], runs: Runs) -> Set[int]:
+        """Every line of the store is in the trail exactly once, and so is each one of a run that was killed without it.
+        Returns the numbers."""
+        written = written_in(whole)
+        numbers = set(written.numbers)
+        twice = [number for number, count in collections.Counter(written.numbers).items() if count > 1]
+        assert not twice, "numbers are in the trail twice:\n" + "\n".join(
+            "%d: %s" % (number, [(one.run, one.run in runs.without, one.line) for one in runs.given[number]])
+            for number in twice
+        )
+        assert not stored.keys() - numbers, "the trail lacks lines of the store: %s" % sorted(stored.keys() - numbers)
+        for text in whole.split(b"\n"):
+            if text and text not in written.torn:
+                number = json.loads(text.decode())["seq"]
+                assert text + b"\n" == runs.given[number][-1].line, "the trail has another line %d than was given" % number
+        for number in numbers - stored.keys():
+            assert runs.given[number][-1].run in runs.without, "the store lacks line %d" % number
+        latest = 0  # the last line of a run that began with its store; only runs without theirs come before older lines
+        for number in written.numbers:
+            assert number > latest, "line %d comes after line %d" % (number, latest)
+            if runs.given[number][-1].run not in runs.without:
+                latest = number
+        self.judge_torn(written.torn, stored, runs)
+        return numbers
+
+    def judge_torn(self, torn: Sequence[bytes], stored: Dict[int, bytes], runs: Runs) -> None:
+        """A torn line is one of a run that was killed without the store, or one of the store before such a run began."""
+        given = [one for several in runs.given.values() for one in several]
+        for text in torn:
+            owners = [one for one in given if one.line.startswith(text)]
+            assert any(one.run in runs.without or one.run + 1 in runs.without for one in owners), "torn: %r" % text
+        self.hits["a torn line"] += len(torn)
 
     def judge_hooks(self, events: Sequence[Any]) -> None:
         """Each hook ran at least once, and the hooks of one peer in the order of its events."""
@@ -409,22 +630,34 @@ class Story:
             assert order.get(whose[seq], 0) < seq, "the hook ran out of order for one peer"
             order[whose[seq]] = seq
 
-    def judge_sessions(self, events: Sequence[Any]) -> None:
-        """There is one session for each ONLINE, and it ends with the event that ends it in the trail."""
+    def judge_sessions(self, events: Sequence[Any], may_end: bool) -> None:
+        """There is one session for each ONLINE, and it ends with the event that ends it in the trail. `may_end`: or it
+        ended while a daemon was without its store. A new ONLINE of such a daemon may go on with a session of the store."""
+        unknown = {number for (number,) in self.rows("SELECT number FROM sessions WHERE reason = 'unknown'")}
+        assert may_end or not unknown
         open_: Dict[Tuple[str, str], int] = {}
-        ended = set()
-        for _, _, kind, _, _, name, key, session in events:
+        ended = set(unknown)
+        for _, _, kind, _, _, name, key, session, new in events:
+            if open_.get((name, key)) in unknown and session != open_[name, key]:
+                del open_[name, key]
             if kind == "ONLINE":
-                assert (name, key) not in open_
+                assert (name, key) not in open_ or (may_end and new and open_[name, key] == session)
                 open_[name, key] = session
             elif kind in ("OFFLINE", "REMOVED") and (name, key) in open_:
                 assert open_.pop((name, key)) == session
                 ended.add(session)
+        open_ = {who: session for who, session in open_.items() if session not in unknown}
         stored = self.rows("SELECT number, reason IS NULL, start <= last_seen, length >= 0 FROM sessions")
         assert {row[0] for row in stored if row[1]} == set(open_.values())
         assert {row[0] for row in stored if not row[1]} == ended
         assert all(row[2] and row[3] for row in stored if not row[1])
         assert self.rows("SELECT count(*) FROM sessions WHERE unwatched > 0")[0][0]
+        lasted = "SELECT interface, public_key, start, last_seen FROM sessions ORDER BY number"
+        until: Dict[Tuple[str, str], float] = {}
+        for name, key, start, last_seen in self.rows(lasted):
+            # `wg` prints the whole second in which a handshake completed.
+            assert start > until.get((name, key), 0.0) - 1.5, "sessions of a peer overlap"
+            until[name, key] = last_seen or 0.0
 
 
 def a_seed() -> int:
@@ -467,6 +700,38 @@ def test_no_crash_loses_repeats_or_tears_a_line(disk_place: DiskPlace) -> None:
     story.judge(rotation.whole())
     print(dict(story.hits))
     assert not {*SEAMS, *SEAMS_OF_RECOVERY} - set(story.hits), "a seam was never reached"
+
+
+@pytest.mark.heavy
+def test_no_crash_around_a_locked_store_loses_or_repeats_a_line(disk_place: DiskPlace) -> None:
+    """Every other daemon finds its store locked. Each line of this trail says its number."""
+    need("unshare", "wg")
+    place, seed = disk_place, a_seed()
+    story = Story(place, seed, place.path, "--log-format", "json")
+    rotation = Rotation(place.trail, seed)
+    restless = Restless(place.sockets, seed)
+    chance = story.chance
+    try:
+        story.die("after COMMIT", 2, PATIENCE_S)
+        while story.kills < scaled(300):
+            sure = story.kills == 1  # the first round waits for each seam
+            for seam in chance.sample(SEAMS_WITHOUT_A_STORE, len(SEAMS_WITHOUT_A_STORE)):
+                most = 5000 if seam == "any line" else chance.choice((3, 12))
+                nth = 1 if seam in SEAMS_OF_ADOPTION else chance.randint(1, most)
+                seconds = chance.uniform(0.3, 0.9) if sure or chance.random() < 0.8 else PATIENCE_S
+                story.die_without_a_store(seam, nth, PATIENCE_S if sure else 1.5, seconds)
+                dice = chance.random()
+                if dice < 0.3:
+                    story.die("in the middle of the write", chance.randint(2, 8), 1.0)
+                elif dice < 0.6:
+                    story.die_anywhere()
+        restless.calm()
+        story.finish()
+    finally:
+        restless.close()
+    story.judge(rotation.whole())
+    print(dict(story.hits))
+    assert not {*SEAMS_WITHOUT_A_STORE} - set(story.hits), "a seam was never reached"
 
 
 @pytest.mark.heavy

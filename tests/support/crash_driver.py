@@ -1,11 +1,19 @@
 """wg_monitor.py with a fault point: it ends by SIGKILL when a seam is reached for the nth time.
 
-    python3 crash_driver.py SEAM NTH INTERVAL TRUTH FLAG...
+    python3 crash_driver.py SEAM NTH INTERVAL PATIENCE TRUTH FLAG...
 
-The monitor has no test hooks; its functions are wrapped from here, before its main() runs. TRUTH is a file to which
-each run adds a line `run`, and then, before the monitor deals with it, the output and the standard error of each
-successful `wg` in base64.
-INTERVAL may be a fraction of a second.
+The monitor has no test hooks; its functions are wrapped from here, before its main() runs. INTERVAL may be a fraction
+of a second. PATIENCE replaces the seconds that the monitor waits at its start for a store that somebody else has locked.
+
+TRUTH is a file to which each run adds lines:
+
+    run                           it begins
+    loaded                        it has the store, before its first reading
+    adopted                       it got the store after its first reading
+    read OUTPUT ERRORS            a successful `wg`, before the monitor deals with it
+    line SEQ WALL KIND TEXT LINE  a line, before the monitor has it: the text as for a text trail, and the whole line
+
+OUTPUT, ERRORS, TEXT and LINE are in base64.
 """
 
 import base64
@@ -165,34 +173,58 @@ def cut_lines(fault: Fault) -> None:
 
 def tell_truth(path: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    write(descriptor, b"run\n")
-    answer = wg_monitor.Probe.answer
+
+    def tell(*words: object) -> None:
+        encoded = [base64.b64encode(word).decode() if isinstance(word, bytes) else str(word) for word in words]
+        write(descriptor, " ".join(encoded).encode() + b"\n")
+
+    tell("run")
+    answer, emit = wg_monitor.Probe.answer, wg_monitor.Monitor.emit
+    continue_from, adopt = wg_monitor.Monitor.continue_from, wg_monitor.Monitor.adopt
 
     def answer_(self: wg_monitor.Probe) -> Any:
         said = answer(self)
         if said is not None and not said.why:
-            output = b"".join(self.blocks(said.size))
-            write(descriptor, b"%s %s\n" % (base64.b64encode(output), base64.b64encode(said.complaints.encode())))
+            tell("read", b"".join(self.blocks(said.size)), said.complaints.encode())
         return said
 
+    def emit_(self: wg_monitor.Monitor, event: wg_monitor.Event, text: str) -> None:
+        seq = self.outbox.delivered.last + 1
+        line = wg_monitor.render(seq, event, text, self.settings.log_format)
+        tell("line", seq, event.wall, event.kind, text.encode(), line)
+        emit(self, event, text)
+
+    def continue_from_(self: wg_monitor.Monitor, loaded: wg_monitor.Loaded, saved: Any) -> None:
+        continue_from(self, loaded, saved)
+        tell("loaded")
+
+    def adopt_(self: wg_monitor.Monitor, *arguments: Any, **more: Any) -> None:
+        adopt(self, *arguments, **more)
+        if self.first is not None:
+            tell("adopted")
+
     wg_monitor.Probe.answer = answer_  # type: ignore[method-assign]
+    wg_monitor.Monitor.emit = emit_  # type: ignore[method-assign]
+    wg_monitor.Monitor.continue_from = continue_from_  # type: ignore[method-assign]
+    wg_monitor.Monitor.adopt = adopt_  # type: ignore[method-assign]
 
 
-def hurry(interval: float) -> None:
+def hurry(interval: float, patience: float) -> None:
     parse_settings = wg_monitor.parse_settings
 
     def parse_settings_(*arguments: Any) -> wg_monitor.Settings:
         return parse_settings(*arguments)._replace(interval=interval)  # type: ignore[arg-type]
 
     wg_monitor.parse_settings = parse_settings_  # type: ignore[assignment]
+    wg_monitor.STORE_PATIENCE_S = patience  # type: ignore[assignment]
 
 
 def main() -> int:
-    seam, nth, interval, truth = sys.argv[1:5]
+    seam, nth, interval, patience, truth = sys.argv[1:6]
     fault = Fault(seam, int(nth))
     random.seed(seam + nth)
     tell_truth(truth)
-    hurry(float(interval))
+    hurry(float(interval), float(patience))
     cut_database(fault)
     cut_trail(fault)
     rotate(fault)
@@ -203,6 +235,10 @@ def main() -> int:
     around(wg_monitor, "judge_script", fault, "starting a hook")
     around(wg_monitor.Store, "open", fault, "opening the store")
     around(wg_monitor.Store, "load", fault, "loading the store")
+    around(wg_monitor.Store, "take_note", fault, "taking a note")
+    around(wg_monitor.Store, "make_room", fault, "making room in the store")
+    around(wg_monitor.Monitor, "adopt", fault, "adopting the store")
+    around(wg_monitor.Monitor, "take_up_lines", fault, "taking up lines")
     around(wg_monitor.Store, "mark_trail", fault, "marking the trail")
     around(wg_monitor.Store, "mark_hooks", fault, "marking hooks")
     around(wg_monitor.HookRunner, "add", fault, "queueing a hook")
@@ -210,7 +246,7 @@ def main() -> int:
     around(wg_monitor.Trail, "position", fault, "asking where the trail stands")
     around(wg_monitor.Trail, "mend", fault, "mending the trail")
     cut_lines(fault)
-    return wg_monitor.main(sys.argv[5:])
+    return wg_monitor.main(sys.argv[6:])
 
 
 if __name__ == "__main__":
