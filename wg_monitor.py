@@ -1720,6 +1720,8 @@ class Store:
             name, save, boot_id, *others = (pair.partition(b"=")[2].decode() for pair in pairs)
             wall, boot, line, session = others
             self.note = Note(name, int(save), boot_id, float(wall), float(boot), int(line), int(session))
+        if self.note is None and not self.existed:
+            self.take_note(0, 0)  # the numbers begin at 1, even if this first start is interrupted
 
     def take_note(self, line: int, session: int, last: Moment | None = None) -> None:
         """Overwrites the small file: with the last numbers, before any line shows them, and with the last reading.
