@@ -55,11 +55,10 @@ WG_TIMEOUT_S = 10
 BLOCK = 64 << 10  # bytes of output that are processed at once: they stay in the processor's cache
 WG_OUTPUT_MAX = 256 << 20  # bytes; 100,000 peers with a dozen networks each print 30 MiB
 WG_ERRORS_MAX = 4 << 20  # bytes; one line of 60 for each interface that cannot be read
-HOOKS_AT_ONCE = 4
-HOOKS_WAITING_MAX = 10_000
+QUERIES_AT_ONCE = 8  # of one interface each: an administrator has few interfaces that hang, and many that do not
+HOOKS_AT_ONCE, HOOKS_WAITING_MAX = 4, 10_000
 HOOK_OUTPUT_MAX = 4096  # bytes
-HOOK_GRACE_S = 5
-HOOK_RETRY_S = 1  # between two attempts to run a hook that cannot be started
+HOOK_GRACE_S, HOOK_RETRY_S = 5, 1  # at the end, and between two attempts to run a hook that cannot be started
 HOT_READINGS = 32  # during which lines that all change are not compared
 VALUES_PER_COLLECTION = 50_000  # a reading of 10,000 peers makes that many, which are gone at its end
 IPS_SHOWN = 16  # in a line, of each peer
@@ -84,11 +83,12 @@ NEVER = float("-inf")
 CAP_NET_ADMIN = 12  # linux/capability.h
 LINKS_MAX = 40  # on the way to a file: MAXSYMLINKS in linux/namei.h
 
-TRAIL_ROOTS = ("/var/log", "/tmp")
-STORE_ROOTS = ("/var/lib", "/run", "/tmp")
+SOCKETS = "/run/wireguard"  # wg(8): NAME.sock for each userspace interface
+TRAIL_ROOTS, STORE_ROOTS = ("/var/log", "/tmp"), ("/var/lib", "/run", "/tmp")
 
 # wg-quick(8): ^[a-zA-Z0-9_=+.-]{1,15}$; a key is 32 bytes in base64.
 INTERFACE_NAME = re.compile(r"[a-zA-Z0-9_=+.-]{1,15}")
+ASKABLE = re.compile(r"(?!-|(?:all|interfaces)\Z)[a-zA-Z0-9_=+.-]{0,15}")  # `wg show` takes the others for words
 INTERFACE_LINE = re.compile(rb"[a-zA-Z0-9_=+.-]{1,15}\t[^\t]*\t[^\t]*\t[0-9]{1,5}\t(?:off|0x[0-9a-f]{1,8})")
 LINE_START = re.compile(rb"([a-zA-Z0-9_=+.-]{1,15})\t")
 PEER_LINE = re.compile(
@@ -101,8 +101,7 @@ PEER_LINE = re.compile(
 UNREADABLE = re.compile(r"Unable to access interface (.*?): ")
 KEY_LIKE = re.compile(r"[A-Za-z0-9+/]{43}=|[0-9a-fA-F]{64}")
 
-LEVELS = {"ERROR": 3, "WARN": 4, "DEBUG": 7}  # of syslog(3)
-INFORMATION = 6
+LEVELS, INFORMATION = {"ERROR": 3, "WARN": 4, "DEBUG": 7}, 6  # of syslog(3)
 HOOK_NONE, HOOK_DUE, HOOK_DONE, HOOK_DROPPED = range(4)
 EVENT_KINDS = ("ONLINE", "OFFLINE", "ROAMING", "CHANGED", "REMOVED", "IFDOWN", "IFUP")
 
@@ -132,13 +131,15 @@ class PeerLine(NamedTuple):
 Line = Union[Moved, Renewed, PeerLine]
 
 
-# One successful run of `wg show all dump`, as its difference from the last one.
+# One successful run of `wg show all dump`, as its difference from the last one. Or, while that hangs, one run of
+# `wg show NAME dump` or `wg show interfaces`.
 class Reading(NamedTuple):
     interfaces: frozenset[str]  # read, as their own lines prove
     peers: list[Line]  # those whose lines changed, in the order of the lines
     present: set[Identity] | None  # every peer in the output; None = the same peers as at the last reading
     unreadable: frozenset[str] = frozenset()
     invalid: Mapping[str, int] = {}  # lines that do not parse, by interface; "" = the interface is unclear
+    others: frozenset[str] = frozenset()  # the run was not about these: interfaces that exist, and "" as above
 
 
 class Block(NamedTuple):
@@ -208,12 +209,13 @@ class Row:
     def __init__(self, identity: Identity, rx: int = 0, tx: int = 0) -> None:
         self.identity = identity
         self.endpoint = self.allowed_ips = ""
-        self.handshake = 0  # as last printed; 0 = never, or not since the interface was created
-        self.shown = 0  # the last handshake that was not 0
-        self.made = NEVER  # boot time of `handshake`
+        # `handshake`: as last printed; 0 = never, or not since the interface was created. `shown`: the last one that was
+        # not 0.
+        self.handshake = self.shown = 0
+        # `made`: boot time of `handshake`. `heard`: boot time of the reading that last saw `rx` grow.
+        self.made = self.heard = NEVER
         self.rx, self.tx = rx, tx  # as last printed
         self.past_rx = self.past_tx = 0  # what the counters had reached before they fell
-        self.heard = NEVER  # boot time of the reading that last saw `rx` grow
         self.sent = tx  # `tx` at the last sign of life
         self.session: Session | None = None
         self.ended = self.ended_wall = NEVER  # the last sign of life in the former session, on both clocks
@@ -243,9 +245,8 @@ class Table:
         self.last: Moment | None = None  # the last reading of this run
         self.seen: dict[str, float] = {}  # boot time at which this run last read an interface
         self.watched = float("inf")  # boot time of the last reading before this run; infinite = there was none
-        self.due = NEVER  # boot time before which no online peer can age out
-        self.sessions = 0  # the number of the last session
-        self.online = 0
+        # `due`: boot time before which no online peer can age out. `sessions`: the number of the last one.
+        self.due, self.sessions, self.online = NEVER, 0, 0
 
 
 # What a line of the trail reports, as values: rows move on. Any other line than a peer's lacks the peer's fields,
@@ -307,21 +308,17 @@ class Delivered(NamedTuple):
         return self.missing[0][0] - 1 if self.missing else self.last
 
     def expecting(self) -> "Delivered":
-        number, earlier = self.last + 1, self.missing
-        first = number
-        if earlier and earlier[-1][1] == self.last:
-            first, earlier = earlier[-1][0], earlier[:-1]
-        return self._replace(last=number, missing=(*earlier, (first, number)))
+        number, missing = self.last + 1, self.missing
+        if missing and missing[-1][1] == self.last:
+            return self._replace(last=number, missing=(*missing[:-1], (missing[-1][0], number)))
+        return self._replace(last=number, missing=(*missing, (number, number)))
 
     def without(self, first: int, last: int) -> "Delivered":
         # The trail has these lines now, or will never get them.
-        missing = []
-        for begin, end in self.missing:
-            if begin < first:
-                missing.append((begin, min(end, first - 1)))
-            if end > last:
-                missing.append((max(begin, last + 1), end))
-        return self._replace(missing=tuple(missing))
+        parts = [
+            part for begin, end in self.missing for part in ((begin, min(end, first - 1)), (max(begin, last + 1), end))
+        ]
+        return self._replace(missing=tuple((begin, end) for begin, end in parts if begin <= end))
 
 
 # Fields and units are those of the table OPTIONS.
@@ -363,9 +360,7 @@ def printable(text: str, limit: int = 200) -> str:
 
 def reason_of(error: BaseException) -> str:
     # An error's message without the file name, which the sentence around it names.
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return printable(str(error))
+    return error.strerror if isinstance(error, OSError) and error.strerror else printable(str(error))
 
 
 def short_key(key: str) -> str:
@@ -415,9 +410,7 @@ def handshake_text(handshake: int, line_date: str) -> str:
 
 def host_of(ip: str) -> str:
     # The bare address of a single host, "" for a network.
-    if ip.endswith("/32") and ":" not in ip:
-        return ip[:-3]
-    return ip[:-4] if ip.endswith("/128") else ""
+    return ip.partition("/")[0] if ip.endswith("/128" if ":" in ip else "/32") else ""
 
 
 def ips_text(allowed_ips: str) -> str:
@@ -430,9 +423,8 @@ def hosts_or_all(ips: list[str]) -> list[str]:
 
 
 def listed_ips(ips: Sequence[str]) -> str:
-    shown = [(host_of(ip) or ip)[:50] for ip in ips[:IPS_SHOWN]]
-    if len(ips) > IPS_SHOWN:
-        shown.append("%d more" % (len(ips) - IPS_SHOWN))
+    more = ["%d more" % (len(ips) - IPS_SHOWN)] if len(ips) > IPS_SHOWN else []
+    shown = [(host_of(ip) or ip)[:50] for ip in ips[:IPS_SHOWN]] + more
     return "[%s: %s]" % ("IP" if len(ips) < 2 and all(map(host_of, ips)) else "IPs", ", ".join(shown) or "N/A")
 
 
@@ -628,13 +620,20 @@ def decide(table: Table, reading: Reading, now: Moment, settings: Settings) -> l
         read = now.boot if certain else table.interfaces[name].read
         table.interfaces[name] = Interface(True, read, now.wall)
         table.seen[name] = now.boot
-    table.last = now
+    # Of two runs at once, the one that began first may end last.
+    if is_whole(reading) and (table.last is None or now.boot > table.last.boot):
+        table.last = now
     return events
+
+
+def is_whole(reading: Reading) -> bool:
+    # Whether it read all that it was about. Otherwise `wg show NAME dump` failed, or only listed the interfaces.
+    return not reading.others or reading.interfaces != frozenset()
 
 
 def follow_interfaces(table: Table, reading: Reading, now: Moment) -> Iterator[Event]:
     """Interfaces that came or went. An interface about which the reading says nothing keeps its state."""
-    unknown = (reading.unreadable | reading.invalid.keys()) - {""}
+    unknown = (reading.unreadable | reading.invalid.keys() | reading.others) - {""}
     for name in sorted(reading.interfaces):
         before = table.interfaces.get(name)
         appeared = table.last is not None if before is None else not before.up
@@ -881,11 +880,10 @@ def add_gaps(table: Table, events: list[Event], last: int, gaps: Mapping[str, fl
     # Adds gaps that end now to the sessions up to number `last` that span them: they are still open, or their last sign
     # of life came after the beginning.
     for row in table.rows.values():
-        if row.identity[0] in gaps:
-            row.unsaved = True  # what was saved at another time of day may be dated by another wall clock
-            if row.session is not None and row.session.number <= last:
-                gap = gaps[row.identity[0]]
-                row.session = row.session._replace(unwatched=row.session.unwatched + gap)
+        gap = gaps.get(row.identity[0], 0.0)
+        row.unsaved |= gap > 0  # what was saved at another time may be dated by another wall clock
+        if gap and row.session is not None and row.session.number <= last:
+            row.session = row.session._replace(unwatched=row.session.unwatched + gap)
     spanning = []
     for event in events:
         ended, gap = event.ended, gaps.get(str(event.interface), 0.0)
@@ -899,8 +897,8 @@ def add_gaps(table: Table, events: list[Event], last: int, gaps: Mapping[str, fl
 def take_over(table: Table, past: Table, gone: AbstractSet[Any], last: int, gap: float) -> dict[int, Session]:
     """Adds what a store remembers, `past`, to the table of a run that began without it, `gap` seconds later.
 
-    A session of the store goes on as the one that the first reading of this run began, if that one, up to number `last`,
-    is still open. `gone`: the peers that this run has removed. Returns the sessions that go on, by number."""
+    A session of the store goes on as the one that the first reading of this run began, if that one, up to number
+    `last`, is still open. `gone`: the peers that this run has removed. Returns the sessions that go on, by number."""
     sessions: dict[int, Session] = {}
     for identity, old in past.rows.items():
         row, session = table.rows.get(identity), old.session
@@ -961,7 +959,8 @@ def faults_of(reading: Reading, table: Table, settings: Settings) -> list[Fault]
         whose = "[%s] " % name if name else ""
         begins = "%s%s: %s until every line is valid" % (whose, lines, rule)
         faults.append(Fault("invalid", name, begins, whose + "every line from wg is valid again"))
-    for name in sorted(settings.interface - reading.interfaces - reading.unreadable - reading.invalid.keys()):
+    told = reading.interfaces | reading.unreadable | reading.invalid.keys() | reading.others
+    for name in sorted(settings.interface - told):
         before = table.interfaces.get(name)
         # An interface that goes while it is watched is an event, not a fault.
         absent = before is None or (table.last is None and not before.up)
@@ -1045,9 +1044,9 @@ def hook_environment(record: Record) -> dict[str, str]:
 
 
 def started_text(settings: Settings) -> str:
-    text = "Monitor started | Interval: %ds, Threshold: %ds" % (settings.interval, settings.threshold)
+    seconds = (settings.interval, settings.threshold, settings.stats_interval)
     interfaces = ", Interface: " + ",".join(sorted(settings.interface)) if settings.interface else ""
-    return text + ", Stats: %ds" % settings.stats_interval + interfaces
+    return "Monitor started | Interval: %ds, Threshold: %ds, Stats: %ds" % seconds + interfaces
 
 
 # --- Effects: running wg ------------------------------------------------------------------------------------------
@@ -1096,15 +1095,15 @@ def anonymous_file() -> int:
     return descriptor
 
 
-def start_wg(wg: str, output: int, errors: int) -> int:
-    # Starts `wg show all dump` in a session of its own and returns its process id. Errors: OSError. posix_spawn takes
-    # 0.2 ms less than subprocess, a third of the cost of a reading of few peers; Python 3.7 lacks it.
-    command, environment = [wg, "show", "all", "dump"], {"PATH": SEARCH_PATH, "LANG": "C.UTF-8"}
+def start_wg(command: list[str], output: int, errors: int) -> int:
+    # Starts it in a session of its own and returns its process id. Errors: OSError. posix_spawn takes 0.2 ms less than
+    # subprocess, a third of the cost of a reading of few peers; Python 3.7 lacks it.
+    environment = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8"}
     if sys.version_info >= (3, 8):
         stdin = (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)
         actions = [stdin, (os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, errors, 2)]
         defaults = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores them, and children inherit that
-        return os.posix_spawn(wg, command, environment, file_actions=actions, setsid=True, setsigdef=defaults)
+        return os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True, setsigdef=defaults)
     import subprocess
 
     child = subprocess.Popen(
@@ -1122,40 +1121,45 @@ class Answer(NamedTuple):
     at: Moment  # when it was started: what it printed was true then or later
 
 
-# Runs `wg show all dump`, one run at a time, and never waits for it. The files stay open and are emptied after each
-# run: creating them again would take a tenth of a reading of few peers.
+# Runs `wg show`, one run at a time, and never waits for it. The files stay open and are emptied after each run:
+# creating them again would take a tenth of a reading of few peers.
 class Probe:
     def __init__(self, wg: str) -> None:
         self.wg = wg
         self.output = self.errors = -1
         self.pid = 0  # 0 = wg does not run
+        self.interface = ""  # the one that it is about; "" = all
         self.started = Moment(0.0, 0.0)
-        self.deadline = 0.0  # on the monotonic clock
-        self.overdue = False
+        self.overdue, self.deadline = False, float("inf")  # monotonic; infinite = wg does not run, or was killed
 
-    def start(self) -> None:
+    def start(self, *question: str, interface: str = "") -> None:
         # Errors: OSError.
         if self.output < 0:
             self.output, self.errors = anonymous_file(), anonymous_file()
-        self.started = moment()
-        self.pid = start_wg(self.wg, self.output, self.errors)
+        self.interface, self.started = interface, moment()
+        self.pid = start_wg([self.wg, "show", *question], self.output, self.errors)
         self.deadline, self.overdue = time.monotonic() + WG_TIMEOUT_S, False
         with suppress(ProcessLookupError, PermissionError):  # as above: the timeout still bounds it
             resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (WG_OUTPUT_MAX, WG_OUTPUT_MAX))
 
     def answer(self) -> Answer | None:
-        # None = wg is still running.
+        # None = wg is still running, or was killed: the answer was that it takes too long.
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if not pid:
+            if time.monotonic() < self.deadline:
+                return None
+            self.kill()
+            return Answer(0, "", "wg did not answer within %ds" % WG_TIMEOUT_S, self.started)
+        self.pid, self.deadline = 0, float("inf")
+        if self.overdue:
+            self.clear()
             return None
-        self.pid = 0
         # If the wall clock was set meanwhile, the earlier time counts: it makes no handshake older than it is.
         ended, (wall, boot) = moment(), self.started
         at = Moment(min(wall, ended.wall - (ended.boot - boot)), boot)
-        size, said_size, complaints = os.fstat(self.output).st_size, os.fstat(self.errors).st_size, ""
-        if said_size:
-            complaints = os.pread(self.errors, WG_ERRORS_MAX, 0).decode("utf-8", "replace")
-        if said_size > WG_ERRORS_MAX:
+        size, more = os.fstat(self.output).st_size, os.fstat(self.errors).st_size
+        complaints = os.pread(self.errors, WG_ERRORS_MAX, 0).decode("utf-8", "replace") if more else ""
+        if more > WG_ERRORS_MAX:
             complaints += "\nUnable to access interface (cut off): "  # an unclear name: it may be any of the others
         if status:
             said = printable(" ".join(complaints[:BLOCK].split()))
@@ -1166,13 +1170,14 @@ class Probe:
         return Answer(size, complaints, "", at)
 
     def blocks(self, size: int) -> Iterator[bytes]:
-        # The output in blocks of whole lines, so that memory holds only one block at a time.
-        offset, wanted = 0, BLOCK
+        # The output in blocks of whole lines, so that memory holds only one block at a time. `wg show NAME dump` leaves
+        # out the first column.
+        offset, wanted, column = 0, BLOCK, self.interface.encode() + b"\t"
         while offset < size:
             data = os.pread(self.output, min(wanted, size - offset), offset)
             end = data.rfind(b"\n") + 1
             if end:
-                yield data[:end]
+                yield column + data[: end - 1].replace(b"\n", b"\n" + column) + b"\n" if self.interface else data[:end]
                 offset, wanted = offset + end, BLOCK
             else:
                 wanted *= 2  # one line is longer than that
@@ -1188,8 +1193,23 @@ class Probe:
 
     def kill(self) -> None:
         if self.pid:
-            self.overdue = True
+            self.overdue, self.deadline = True, float("inf")
             kill_group(self.pid)
+
+
+# Takes the place of `wg show all dump` while that hangs: each tick of the grid asks for every interface alone, and for
+# the list of them. Nobody waits for an interface that hangs.
+class Round:
+    def __init__(self, wg: str) -> None:
+        self.probes = [Probe(wg) for _ in range(QUERIES_AT_ONCE)]
+        self.names: frozenset[str] = frozenset()  # the interfaces that exist, and "" for the list; empty = no round
+        self.waiting: deque[str] = deque()  # those of them that are still to be asked
+        self.listed: frozenset[str] | None = None  # what the list said last; None = it failed
+
+    def add(self, names: frozenset[str]) -> None:
+        asked = {probe.interface for probe in self.probes if probe.pid}.union(self.waiting, self.names)
+        self.waiting.extend(sorted(filter(ASKABLE.fullmatch, names - asked)))
+        self.names |= names
 
 
 # --- Effects: the console -----------------------------------------------------------------------------------------
@@ -1204,8 +1224,7 @@ class Console:
             if journal_stream == "%d:%d" % (status.st_dev, status.st_ino):
                 self.descriptor, self.journal = descriptor, True
         self.send = nonblocking_writer(self.descriptor)
-        self.rest = b""  # of a line that was written in part
-        self.dropped = 0
+        self.rest, self.dropped = b"", 0  # the rest of a line that was written in part
         self.patience = 0.0  # monotonic time until which the monitor waits for a slow reader
 
     def begin(self) -> None:
@@ -1341,8 +1360,8 @@ class Trail:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.descriptor = self.lock = -1
-        self.group = -1  # of the last file, so that whoever could read it can read the next one
+        # `group`: of the last file, so that whoever could read it can read the next one.
+        self.descriptor = self.lock = self.group = -1
         self.cut = b""  # the part of the next line that a full disk accepted; the rest goes to the same file
 
     def open(self) -> None:
@@ -1445,9 +1464,8 @@ class Trail:
             self.descriptor = -1
 
     def close(self) -> None:
-        for descriptor in (self.descriptor, self.lock):
-            if descriptor >= 0:
-                os.close(descriptor)
+        for descriptor in {self.descriptor, self.lock} - {-1}:
+            os.close(descriptor)
         self.descriptor, self.lock, self.cut = -1, -1, b""
 
 
@@ -1599,7 +1617,7 @@ SAVE_RUN = "INSERT INTO runs (start, version, interval, threshold, liveness, int
 STORE_SUFFIXES = ("", "-wal", "-shm", ".lock", ".last")  # of its files
 TABLES = {"monitor", "interfaces", "peers", "sessions", "events"}  # of all versions
 UNSAVED = (0, "", 0.0, 0.0, None, 0.0, "", None, None, None, 0, "", 0)  # of `monitor`, after number and id
-SAVE_GAP = "INSERT INTO unwatched (start, stop, why) VALUES (?, ?, ?)"
+SAVE_GAP = "INSERT INTO unwatched (start, stop, interface, why) VALUES (?, ?, ?, ?)"
 PRUNE = (
     """DELETE FROM events WHERE seq IN (
         SELECT seq FROM events WHERE wall < :before AND seq <= :written AND hook <> :due ORDER BY wall LIMIT :most)""",
@@ -1607,9 +1625,8 @@ PRUNE = (
     "DELETE FROM unwatched WHERE stop < :before",
     "DELETE FROM runs WHERE number < (SELECT max(number) FROM runs WHERE start < :before)",
     "DELETE FROM addresses WHERE last_seen < :before",
-    """DELETE FROM allowed_ips AS a WHERE number < (SELECT max(number) FROM allowed_ips AS b
-        WHERE b.interface = a.interface AND b.public_key = a.public_key AND b.since < :before)""",
-    "DELETE FROM allowed_ips WHERE ips IS NULL AND since < :before",
+    """DELETE FROM allowed_ips AS a WHERE (ips IS NULL AND since < :before) OR number < (SELECT max(number)
+        FROM allowed_ips AS b WHERE b.interface = a.interface AND b.public_key = a.public_key AND b.since < :before)""",
 )
 
 
@@ -1659,7 +1676,7 @@ class Store:
         self.existed = os.path.lexists(path)
         self.saved: dict[str, Any] | None = None  # the row of `monitor`; None = nothing was loaded yet
         self.pending: list[tuple[str, Any]] = []  # statements for the first save after `load`
-        self.gaps: list[tuple[float, float, str]] = []  # that `unwatched` lacks
+        self.gaps: list[tuple[float, float, str | None, str]] = []  # that `unwatched` lacks
         self.boot_id = boot_id()
         self.note: Note | None = None  # None = there is none, or nobody can read it
         self.note_file = self.lock = -1
@@ -1889,10 +1906,10 @@ class Store:
         table.online = len([row for row in table.rows.values() if row.session is not None])
         return table, lost
 
-    def add_gap(self, start: float, stop: float, why: str) -> None:
-        if self.gaps and self.gaps[-1][1:] == (start, why):  # `wg` is always too slow
+    def add_gap(self, start: float, stop: float, interface: str | None, why: str) -> None:
+        if self.gaps and self.gaps[-1][1:] == (start, interface, why):  # `wg` is always too slow
             start = self.gaps.pop()[0]
-        self.gaps.append((start, stop, why))
+        self.gaps.append((start, stop, interface, why))
 
     def lose(self, rows: Iterable[Row], now: Moment) -> None:
         # Has the next save end the sessions of these peers: nobody saw when they ended.
@@ -2314,9 +2331,9 @@ class HookRunner:
         self.waiting: deque[Record] = deque()
         self.running: dict[tuple[str | None, str | None], Run] = {}  # by interface and key: one run per peer
         self.marks: dict[int, int] = {}  # what the store does not know yet
-        self.unfit = ""  # why no run can be started: root must not run the script, or the kernel cannot
-        self.retry_at = 0.0  # on the monotonic clock
-        self.dropped = 0
+        # Why no run can be started (root must not run the script, or the kernel cannot), and until when on the
+        # monotonic clock.
+        self.unfit, self.retry_at, self.dropped = "", 0.0, 0
 
     def add(self, record: Record) -> None:
         self.waiting.append(record)
@@ -2447,8 +2464,7 @@ class Clocks:
     def __init__(self, report: Callable[[str], None]) -> None:
         self.report = report
         self.last: Moment | None = None  # the last comparison
-        self.steady = 0.0  # seconds without a step
-        self.zone = (0, 0)  # inode and time of /etc/localtime
+        self.steady, self.zone = 0.0, (0, 0)  # seconds without a step; inode and time of /etc/localtime
         self.offset = utc_offset(time.time())
 
     def compare(self, now: Moment) -> None:
@@ -2493,12 +2509,13 @@ class Faults:
             if fault.ends and not silently:
                 self.report("%s after %s%s" % (fault.ends, duration(moment().boot - since), more))
 
-    def compare(self, faults: Sequence[Fault], interfaces: AbstractSet[str]) -> None:
-        # The faults of a reading that read these interfaces. An interface that went cannot be read again.
+    def compare(self, faults: Sequence[Fault], reading: Reading) -> None:
+        # The faults of a reading. An interface that went cannot be read again.
         now = {(fault.kind, fault.subject) for fault in faults}
         for kind, subject in list(self.open):
-            if kind in ("unreadable", "invalid", "absent") and (kind, subject) not in now:
-                self.end(kind, subject, silently=subject != "" and subject not in interfaces)
+            mine = kind in ("unreadable", "invalid", "absent") and subject not in reading.others
+            if mine and (kind, subject) not in now:
+                self.end(kind, subject, silently=subject != "" and subject not in reading.interfaces)
         for fault in faults:
             self.begin(fault)
 
@@ -2515,21 +2532,23 @@ class Monitor:
         self.wakeup = Wakeup()
         self.poll.register(self.wakeup.reader, select.POLLIN)
         self.hooks = HookRunner(settings.on_change_script, settings.script_timeout, self.poll)
-        self.table, self.memo = Table(), Memo()
+        self.table = Table()
+        self.memos: dict[str, Memo] = {}  # of `wg show all dump` (""), or of single interfaces while that hangs
         self.clocks, self.faults = Clocks(self.warn), Faults(self.warn)
         self.watched: Moment | None = None  # the last reading of the run before, until the first one of this run
         self.first: Moment | None = None  # the first reading of this run
         self.first_session = 0  # the number of its last session
-        self.turned = moment().boot  # the last turn of the loop
-        self.stalled = NEVER  # boot time at which the loop went on after it had stood still
-        self.late = False  # the last reading came more than two intervals after the one before
-        self.patience = 2 * settings.interval + 1  # a second of its own: a busy machine is not blind now and then
+        # Boot times of the last turn of the loop, and of the last one that came after the loop had stood still.
+        self.turned, self.stalled = moment().boot, NEVER
+        # Whether the last reading was late, and the longest time between two readings that are not: two intervals, and
+        # a second, so that a busy machine is not blind now and then.
+        self.late, self.patience = False, 2 * settings.interval + 1
         self.reading_at: Moment | None = None  # all lines about a reading have its time
         self.fresh: list[Record] = []  # of this turn
         self.counts: Counter[str] = Counter()
-        self.probe = Probe(wg)
-        self.stopping = False
-        self.ready = False
+        self.probe, self.round = Probe(wg), Round(wg)
+        self.probes = (self.probe, *self.round.probes)
+        self.stopping = self.ready = False
         self.status = ""  # as the service manager knows it
         self.started = self.fed = time.monotonic()  # fed: the watchdog
         self.grid = Grid(settings.interval, self.started)
@@ -2590,7 +2609,8 @@ class Monitor:
             self.recovered("store")
 
     def reopen(self, store: Store, now: Moment) -> None:
-        # At the start, or after a fault. A store that is not as this run left it is adopted. Errors: StoreFault, Refusal.
+        # At the start, or after a fault. A store that is not as this run left it is adopted. Errors: StoreFault and
+        # Refusal.
         known = store.saved is not None
         if not known and self.trail is not None and self.trail.cut:
             raise StoreFault("a line of the trail has to be finished first")
@@ -2616,7 +2636,7 @@ class Monitor:
                 gap = max(0.0, first.boot - watched.boot if loaded.same_boot else first.wall - watched.wall)
                 self.table.watched = first.boot - gap
             sessions = take_over(self.table, loaded.table, gone, self.first_session, gap)
-            self.memo = Memo()  # the next reading shows which of the former peers are gone
+            self.memos = {}  # the next reading shows which of the former peers are gone
             self.take_up_lines(loaded, sessions)
         store.make_room(loaded.table, self.table, now, known)
         if watched is not None and watched.wall < first.wall:
@@ -2737,18 +2757,17 @@ class Monitor:
     def turn(self) -> None:
         # Waits until there is something to do, and does it.
         signals = self.wait(self.wake_at())
-        turned, self.turned = self.turned, moment().boot
-        if self.turned - turned > self.patience:
-            self.stalled = self.turned
+        turned, self.turned = self.turned, time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.stalled = self.turned if self.turned - turned > self.patience else self.stalled
         self.stopping = bool(signals & {signal.SIGTERM, signal.SIGINT})
         if signal.SIGHUP in signals:
             self.reload()
-        if self.probe.pid:
-            self.look_after_probe()
+        self.look_after_probes()
         now = time.monotonic()
         if now >= self.grid.next and not self.stopping:
             self.grid.advance(now)
             self.start_reading()
+        self.ask_waiting()
         if now >= self.statistics.next:
             self.statistics.advance(now)
             self.print_statistics()
@@ -2775,9 +2794,8 @@ class Monitor:
         return signals
 
     def wake_at(self) -> float:
-        at = min(self.grid.next, self.statistics.next, self.hooks.deadline())
-        if self.probe.pid and not self.probe.overdue:
-            at = min(at, self.probe.deadline)
+        at: float = min(self.grid.next, self.statistics.next, self.hooks.deadline())
+        at = min(at, *map(attrgetter("deadline"), self.probes))
         if self.hooks.unfit:
             at = min(at, time.monotonic() + HOOK_RETRY_S)
         if self.manager.watchdog_s:
@@ -2785,93 +2803,145 @@ class Monitor:
         return at
 
     def start_reading(self) -> None:
-        if self.probe.pid and self.probe.overdue:
-            self.no_reading("wg still hangs")
-        elif self.probe.pid:
+        if not self.probe.pid:
+            self.start(self.probe, "all", "dump")
+        elif not self.round.names:
             self.grid.skipped += 1  # it takes longer than the interval, but not too long
-        else:
-            try:
-                self.probe.start()
-            except OSError as error:
-                self.no_reading("%s cannot be run: %s" % (self.probe.wg, reason_of(error)))
+        if self.round.names:
+            self.round.names = frozenset()
+            # At the start, only the list tells the interfaces that were there before from those that come later.
+            self.round.add(frozenset({""}) if self.table.last is None else self.interfaces())
 
-    def look_after_probe(self) -> None:
-        answer = self.probe.answer()
-        if answer is not None:
-            if answer.why and not self.probe.overdue:
-                self.no_reading(answer.why)
-            elif not self.probe.overdue:
-                self.take(answer, self.probe.blocks(answer.size))
-            self.probe.clear()
-        elif time.monotonic() >= self.probe.deadline and not self.probe.overdue:
-            self.probe.kill()
-            self.no_reading("wg did not answer within %ds" % WG_TIMEOUT_S)
+    def start(self, probe: Probe, *question: str, interface: str = "") -> None:
+        try:
+            probe.start(*question, interface=interface)
+        except OSError as error:
+            self.no_reading("%s cannot be run: %s" % (probe.wg, reason_of(error)))
+
+    def interfaces(self) -> frozenset[str]:
+        # Those that exist, as far as anybody knows.
+        listed = self.round.listed
+        names = {name for name, interface in self.table.interfaces.items() if interface.up}
+        names |= self.settings.interface if listed is None else listed
+        with suppress(OSError):
+            names.update(name[:-5] for name in os.listdir(SOCKETS) if listed is None and name.endswith(".sock"))
+        return self.watchable(names)
+
+    def watchable(self, names: Iterable[str]) -> frozenset[str]:
+        fit = frozenset(filter(INTERFACE_NAME.fullmatch, names))
+        return fit & (self.settings.interface or fit) | {""}
+
+    def look_after_probes(self) -> None:
+        for probe in filter(attrgetter("pid"), self.probes):
+            answer = probe.answer()
+            if answer is not None:
+                self.hear(probe, answer, probe.blocks(answer.size))
+                if not probe.pid:
+                    probe.clear()
+
+    def ask_waiting(self) -> None:
+        for probe in self.round.probes if self.round.waiting else ():
+            if self.round.waiting and not probe.pid:
+                name = self.round.waiting.popleft()
+                self.start(probe, *((name, "dump") if name else ("interfaces",)), interface=name)
+
+    def hear(self, probe: Probe, answer: Answer, blocks: Iterable[bytes]) -> None:
+        if probe is not self.probe:
+            if probe.interface in self.round.names:  # otherwise it is gone, or the round is over
+                (self.take if probe.interface else self.take_list)(answer, blocks, probe.interface)
+        elif not answer.why and not self.round.names:
+            self.take(answer, blocks)
+        elif not self.round.names:
+            self.no_reading(answer.why)
+            if probe.overdue:
+                self.round.names, self.round.listed, self.memos = frozenset({""}), None, {}
+                self.start_reading()
+        elif not probe.overdue:
+            # It hangs no more. What it printed may be older than what single interfaces have said since.
+            self.round.names, self.round.waiting, self.memos = frozenset(), deque(), {}
+            probe.clear()
+            self.start_reading()
+
+    def take_list(self, answer: Answer, blocks: Iterable[bytes], _: str) -> None:
+        # Which interfaces exist. Nothing else proves that one is gone.
+        names = b"".join(blocks).decode("ascii", "replace").split()
+        self.round.listed = listed = None if answer.why else self.watchable(names)
+        if listed is not None:
+            self.round.names &= listed
+            self.memos = {name: memo for name, memo in self.memos.items() if name in listed}
+            self.enter(Reading(frozenset(), [], None, others=listed), answer)
+        self.round.add(self.interfaces())
 
     def no_reading(self, why: str) -> None:
-        self.counts["readings"] += 1
-        self.counts["failed"] += 1
+        self.counts.update(("readings", "failed"))
         self.clocks.compare(moment())
         begins = "No reading: %s; peers keep their state" % why
         since = NEVER if self.table.last is None else self.table.last.boot
         self.faults.begin(Fault("reading", "", begins, "Readings resumed", since))
         self.conclude(read=False)
 
-    def take(self, answer: Answer, blocks: Iterable[bytes]) -> None:
+    def take(self, answer: Answer, blocks: Iterable[bytes], interface: str = "") -> None:
+        # What `wg` printed about all interfaces, or about one: nothing if that failed.
+        memo = self.memos[interface] = self.memos.get(interface) or Memo()
+        reading = parse(blocks, answer.complaints, memo, (i[0] for i in self.table.rows), self.settings.interface)
+        if interface:
+            unreadable = frozenset({interface} - reading.interfaces - reading.invalid.keys())
+            reading = reading._replace(unreadable=unreadable, others=self.round.names - {interface} | {""})
+        self.enter(reading, answer)
+
+    def enter(self, reading: Reading, answer: Answer) -> None:
         now = self.reading_at = answer.at
         self.counts["readings"] += 1
+        self.counts["failed"] += answer.why != ""
         self.clocks.compare(now)
-        blind = self.judge_gap(now)
-        self.faults.end("reading")
-        names = (identity[0] for identity in self.table.rows)
-        reading = parse(blocks, answer.complaints, self.memo, names, self.settings.interface)
+        if is_whole(reading):
+            self.judge_gap(now)
+            self.faults.end("reading")
         faults, last = faults_of(reading, self.table, self.settings), self.table.sessions
-        first = self.table.last is None  # it may change every row, which a crash must not lose
+        # A crash must lose neither the first reading, which may change every row, nor blind time. A `wg` that is always
+        # late must not cause a checkpoint at each reading.
+        first = not reading.interfaces <= self.table.seen.keys() or self.late and "late" not in self.faults
         gaps = gaps_of(self.table, reading.interfaces, now, self.patience)
         events = decide(self.table, reading, now, self.settings)
         if self.first is None:
             self.first, self.first_session = now, self.table.sessions
-        if gaps:
-            events = add_gaps(self.table, events, last, gaps, now)
+        events = add_gaps(self.table, events, last, gaps, now) if gaps else events
+        for name in gaps:
+            if ("unreadable", name) in self.faults.open:
+                self.blind(Moment(now.wall - gaps[name], now.boot - gaps[name]), now, "unreadable", name)
         self.counts["skipped"] += sum(reading.invalid.values())
-        self.faults.compare(faults, reading.interfaces)
+        self.faults.compare(faults, reading)
         self.counts["events"] += len(events)
         for event in events:
             self.emit(event, event_text(event))
         peers = counted(len(self.table.rows), "peer")
         self.note("DEBUG", "Reading: %d of %s online, %d bytes" % (self.table.online, peers, answer.size))
         self.reading_at = None
-        self.conclude(read=True, first=first or blind)
+        self.conclude(read=True, first=first)
 
-    def judge_gap(self, now: Moment) -> bool:
-        # Reports the time before a reading in which nobody watched. Returns whether the store must know it at once: if
-        # `wg` or the machine is always too slow, the next checkpoint does.
-        watched, last, late = self.watched, self.table.last, self.late
-        self.watched, self.late = None, last is not None and now.boot - last.boot > self.patience
-        if watched is not None:
-            self.blind(watched, now, "stopped")
-        elif last is None or not self.late:
-            self.faults.end("late")
-            return False
-        elif "reading" in self.faults:
-            self.blind(last, now, "failed")
-        elif self.stalled > last.boot and not late:
-            self.blind(last, now, "stalled")
+    def judge_gap(self, now: Moment) -> None:
+        # Reports the time before a reading in which nobody watched.
+        watched, last, late = self.watched, self.watched or self.table.last, self.late
+        self.watched, self.late = None, not watched and last is not None and now.boot - last.boot > self.patience
+        if last is not None and (watched or self.late):
+            why = "stopped" if watched else "failed" if "reading" in self.faults else "stalled"
+            if why == "stalled" and (late or self.stalled <= last.boot):
+                why = "late"
+                begins = "Readings are more than two intervals apart: what happens between them is not seen"
+                self.faults.begin(Fault("late", "", begins, "Readings are on time again", last.boot))
+            self.blind(last, now, why)
         else:
-            begins = "Readings are more than two intervals apart: what happens between them is not seen"
-            self.faults.begin(Fault("late", "", begins, "Readings are on time again", last.boot))
-            self.blind(last, now, "late")
-            return False
-        return True
+            self.faults.end("late")
 
-    def blind(self, begin: Moment, end: Moment, why: str) -> None:
-        # Every gap between two readings comes through here. Faults report those that have one.
+    def blind(self, begin: Moment, end: Moment, why: str, interface: str = "") -> None:
+        # Every gap between two readings, of all interfaces or of one, comes through here. Faults report some of them.
         period = "from %s to %s" % (stamp(int(begin.wall)), stamp(int(end.wall)))
         if why in ("stopped", "stalled"):
             self.warn("Not watching " + period)
         if why == "replaced":
             self.warn("%s was replaced and lacks what happened %s" % (printable(self.settings.state_path), period))
         if self.store is not None:
-            self.store.add_gap(begin.wall, end.wall, why)
+            self.store.add_gap(begin.wall, end.wall, interface or None, why)
 
     def conclude(self, read: bool, first: bool = False) -> None:
         # The end of a reading, or of the attempt.
@@ -2892,9 +2962,8 @@ class Monitor:
             gc.freeze()  # the table stays: the collector would look at each of its rows, again and again
             gc.set_threshold(VALUES_PER_COLLECTION)
             gc.enable()
-        up = [interface for interface in self.table.interfaces.values() if interface.up]
-        peers, interfaces = counted(len(self.table.rows), "peer"), counted(len(up), "interface")
-        status = "STATUS=%d of %s online, %s" % (self.table.online, peers, interfaces)
+        up = counted(sum(interface.up for interface in self.table.interfaces.values()), "interface")
+        status = "STATUS=%d of %s online, %s" % (self.table.online, counted(len(self.table.rows), "peer"), up)
         status += "".join("; " + fault.begins for fault, _ in islice(self.faults.open.values(), 1))
         if not self.ready:
             self.ready = self.manager.tell("READY=1", status)
@@ -2907,7 +2976,7 @@ class Monitor:
         now = moment()
         names = forget(self.table, now, self.settings.history_days)
         if names:
-            self.memo = Memo()
+            self.memos.clear()
         if self.store is None or "store" in self.faults:
             return
         with self.store_faults():
@@ -2979,10 +3048,12 @@ class Monitor:
     def print_statistics(self) -> None:
         c = self.counts
         text = "Statistics | Readings: %d (%d failed, %d late)" % (c["readings"], c["failed"], self.grid.skipped)
-        text += ", Events: %d, Skipped lines: %d" % (c["events"], c["skipped"])
-        text += ", Peers: %d online of %d" % (self.table.online, len(self.table.rows))
-        hooks = (c["hooks"], c["hook failures"], len(self.hooks.waiting))
-        text += ", Hooks: %d run, %d failed, %d waiting" % hooks + ", Writes: %d failed" % c["write failures"]
+        peers, hooks = (
+            (self.table.online, len(self.table.rows)),
+            (c["hooks"], c["hook failures"], len(self.hooks.waiting)),
+        )
+        text += ", Events: %d, Skipped lines: %d, Peers: %d online of %d" % (c["events"], c["skipped"], *peers)
+        text += ", Hooks: %d run, %d failed, %d waiting, Writes: %d failed" % (*hooks, c["write failures"])
         kept = max(len(self.outbox.unsaved), len(self.outbox.unwritten))
         if kept or self.console.dropped:
             text += ", Lines: %d kept, %d dropped by the console" % (kept, self.console.dropped)
@@ -2993,7 +3064,8 @@ class Monitor:
     def finish(self) -> None:
         # Within 8 s: waits for running hooks for a while, and saves everything.
         self.manager.tell("STOPPING=1", "STATUS=Stopping")
-        self.probe.kill()
+        for probe in self.probes:
+            probe.kill()
         deadline = time.monotonic() + HOOK_GRACE_S
         while self.hooks.running and time.monotonic() < deadline:
             self.wait(min(deadline, self.hooks.deadline()))
@@ -3010,10 +3082,9 @@ class Monitor:
         self.note("STOP", watched + ", Readings: %d (%d failed), Events: %d" % figures)
         self.flush(checkpoint=self.table.last is not None)
         self.mark_hooks()
-        if self.store is not None:
-            self.store.close()
-        if self.trail is not None:
-            self.trail.close()
+        for sink in (self.store, self.trail):
+            if sink is not None:
+                sink.close()
 
 
 # --- The command line ---------------------------------------------------------------------------------------------
@@ -3298,16 +3369,15 @@ def try_wg(wg: str, settings: Settings) -> tuple[str, int]:
     # What one reading shows and what is wrong with it, and the exit code.
     probe = Probe(wg)
     try:
-        probe.start()
+        probe.start("all", "dump")
     except OSError as error:
         return "%s cannot be run: %s" % (wg, reason_of(error)), EXIT_FAILURE
-    answer = probe.answer()
-    while answer is None and time.monotonic() < probe.deadline:
+    answer = None
+    while answer is None:
         time.sleep(0.01)
         answer = probe.answer()
-    if answer is None or answer.why:
-        probe.kill()
-        return answer.why if answer else "wg did not answer within %ds" % WG_TIMEOUT_S, EXIT_FAILURE
+    if answer.why:
+        return answer.why, EXIT_FAILURE
     reading = parse(probe.blocks(answer.size), answer.complaints, Memo(), (), settings.interface)
     words = [", ".join(sorted(reading.interfaces)) or "no interface", counted(len(reading.peers), "peer")]
     words += [fault.begins for fault in faults_of(reading, Table(), settings)]
@@ -3317,14 +3387,12 @@ def try_wg(wg: str, settings: Settings) -> tuple[str, int]:
 def use_of(lock: str) -> str:
     # Which process holds the lock of a file; "" = none. It takes no lock itself, which a starting monitor would find. On
     # overlayfs and btrfs, /proc/locks has another device than stat(2): the process's open files tell.
-    try:
+    with suppress(OSError):
         with open("/proc/locks") as locks:
             for pid in re.findall(r"(?m)^\d+: FLOCK .* WRITE (\d+) \S+:%d " % os.lstat(lock).st_ino, locks.read()):
                 if any(os.path.samefile(lock, "/proc/%s/fd/%s" % (pid, fd)) for fd in os.listdir("/proc/%s/fd" % pid)):
                     with open("/proc/%s/comm" % pid, errors="replace") as name:
                         return ", in use by process %s (%s)" % (pid, printable(name.read().strip()))
-    except OSError:
-        pass
     return ""
 
 
@@ -3380,8 +3448,7 @@ def watch(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> in
     gc.disable()  # until the first reading: what it creates stays, and the collector would look for garbage in vain
     settings = parse_settings(flags, environment)
     judge_permission()
-    path = place_of_trail(settings)
-    state_path = place_of_store(settings)
+    path, state_path = place_of_trail(settings), place_of_store(settings)
     fit_script(settings)
     wg = find_wg()
     console, manager = Console(os.environ.pop("JOURNAL_STREAM", "")), Notifier(os.environ)
@@ -3408,8 +3475,7 @@ def report_bug(kind: Any, error: BaseException, trace: Any) -> None:
     # A traceback. Whatever looks like a key in the error's message is masked.
     import traceback
 
-    frames = "".join(traceback.format_tb(trace))
-    sys.stderr.write("%s%s: %s\n" % (frames, kind.__name__, printable(str(error))))
+    sys.stderr.write("%s%s: %s\n" % ("".join(traceback.format_tb(trace)), kind.__name__, printable(str(error))))
 
 
 def hold_standard_streams() -> None:

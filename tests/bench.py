@@ -3,6 +3,7 @@
 
     sudo python3 tests/bench.py                      a table, in about six minutes
     sudo python3 tests/bench.py --sizes 10000 --loads busy,storm --json figures.json
+    sudo python3 tests/bench.py --hung               one interface hangs beside ten others, in about two minutes
 
 The daemon runs as it is installed (from its compiled module, with a store and a text trail) in a mount namespace of
 its own, where the real `wg` sees one userspace device: a process of its own that serves prepared answers. Nothing is
@@ -77,6 +78,8 @@ FIXED_BAR = 4 * MIB  # at 10 peers, over a bare interpreter with the same import
 RESIDENT_BAR, PEAK_BAR = 1536, 3072  # bytes a peer beyond that
 STORE_BAR = 4 * MIB
 HELP_BAR, READY_BAR = 2.0, 1.5
+HUNG_BAR = 3.0  # the cost of a reading while an interface hangs, over that of one while none does
+LATE_BAR_S = 10  # the timeout of `wg`
 
 
 def die(message: str) -> NoReturn:
@@ -491,6 +494,61 @@ def measure(place: Place, count: int, loads: Sequence[str], readings: int) -> It
         scene.close()
 
 
+def children_cpu(pid: int) -> float:
+    """Seconds of CPU of the children that ended: those of a reading are all `wg`."""
+    with open("/proc/%d/stat" % pid) as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+
+
+def over_time(daemon: Daemon, seconds: int) -> Figures:
+    """The cost of a reading per interval of a second."""
+    before = daemon.cpu(), children_cpu(daemon.process.pid)
+    time.sleep(seconds)
+    after = daemon.cpu(), children_cpu(daemon.process.pid)
+    own, of_wg = (1000 * (late - early) / seconds for early, late in zip(before, after))
+    return {"own_ms": own, "wg_ms": of_wg}
+
+
+def measure_hung(place: Place, count: int, seconds: int) -> Figures:
+    """Ten interfaces that answer, with so many peers each, beside one that hangs."""
+    peers = [peer(number, int(time.time())) for number in range(count)]
+    devices = [Device(SOCKETS, "bench%d" % number, peers) for number in range(11)]
+    *others, hung = devices
+    daemon = Daemon(place, 1, CALM_THRESHOLD_S)
+    try:
+        daemon.ready()
+        calm = over_time(daemon, seconds)
+        hung.hang()
+        time.sleep(25)  # until the first timeout is over, and the one of the interface
+        while_hung = over_time(daemon, seconds)
+        late = 0.0
+        for number, device in enumerate(others):
+            size, began = os.stat(daemon.trail).st_size, time.monotonic()
+            device.publish([peers[0]._replace(endpoint="198.51.100.%d:1" % (number + 1)), *peers[1:]])
+            while os.stat(daemon.trail).st_size == size and time.monotonic() < began + PATIENCE_S:
+                time.sleep(LOOK_S)
+            late = max(late, time.monotonic() - began)
+        return {"peers": 10 * count, "calm": calm, "hung": while_hung, "late_s": late}
+    finally:
+        daemon.process.kill()
+        daemon.process.wait()
+        daemon.notices.close()
+        daemon.console.close()
+        for device in devices:
+            device.close()
+
+
+def hung_report(figures: Figures) -> Iterator[str]:
+    for name in ("own_ms", "wg_ms"):
+        before, after = figures["calm"][name], figures["hung"][name]
+        bar = HUNG_BAR if name == "own_ms" else None
+        yield "one of 11 interfaces hangs, %d peers on the others: %s a reading %.2f, before %.2f: %s" % (
+            figures["peers"], name, after, before, verdict(after / before if before else 0.0, bar, "%.1f"),
+        )  # fmt: skip
+    yield "the others are late by %s s" % verdict(figures["late_s"], LATE_BAR_S, "%.1f")
+
+
 def run_time(command: Sequence[str]) -> float:
     """Wall-clock seconds."""
     began = time.monotonic()
@@ -649,6 +707,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "--loads", type=words_of(LOADS), default=[*STEADY_LOADS, "storm"], help=",".join(LOADS)
     )
     parser.add_argument("--readings", type=int, default=12, help="for each size and load (%(default)s)")
+    parser.add_argument("--hung", action="store_true", help="only: an interface hangs beside ten others")
     parser.add_argument("--no-start", action="store_true", help="leave out how long the start takes")
     parser.add_argument("--json", metavar="FILE", help="the figures, in bytes, seconds and milliseconds")
     parser.add_argument("--module", default=MODULE, help="the wg_monitor.py to measure (%(default)s)")
@@ -678,6 +737,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     report: Dict[str, Any] = {"machine": machine(), "bare_resident": baseline(arguments.module), "sizes": {}}
     print(", ".join("%s %s" % item for item in report["machine"].items()))
     print("a bare interpreter with the same imports: %s MiB\n" % mib(report["bare_resident"]))
+    if arguments.hung:
+        place = Place(arguments.module)
+        try:
+            for count in (1, 100, 1_000):
+                for line in hung_report(measure_hung(place, count, 20)):
+                    print("- " + line, flush=True)
+        finally:
+            place.close()
+        return 0
     print(row(HEADINGS))
     print(row(["---"] * len(HEADINGS)))
     place = Place(arguments.module)

@@ -72,3 +72,24 @@ def test_a_failed_run_has_the_time_at_which_wg_was_started(probe: Probe, clock: 
     clock.now = at(8.0)
     answer = release(probe, text)
     assert answer.why and answer.at == START
+
+
+def test_a_run_that_takes_too_long_is_killed_and_says_so_once(
+    probe: Probe, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wg_monitor, "WG_TIMEOUT_S", 0)
+    probe.start()
+    assert probe.answer() == Answer(0, "", "wg did not answer within 0s", START)
+    wait_for("the end of wg", lambda: probe.answer() is None and not probe.pid)
+    assert probe.output < 0, "the former files may still be written to"
+
+
+def test_the_output_about_one_interface_gets_its_column(probe: Probe) -> None:
+    probe.start("wg0", "dump", interface="wg0")
+    answer = release(
+        probe, "printf 'private\\tpublic\\n'; head -c 70000 /dev/zero | tr '\\0' x; echo; echo 'last\tline'"
+    )
+    blocks = list(probe.blocks(answer.size))
+    assert len(blocks) > 1
+    assert b"".join(blocks) == b"wg0\tprivate\tpublic\nwg0\t" + b"x" * 70_000 + b"\nwg0\tlast\tline\n"
+    probe.clear()

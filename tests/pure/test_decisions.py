@@ -1185,6 +1185,42 @@ TAKEN_OVER = [
     ),
 ]
 
+OVERLAPS = [
+    Call(
+        "a reading of one interface counts as a reading",
+        "decide",
+        (changed(table_of(wg0=UP), last=at(0)), reading_of("wg0", others=frozenset(["wg1", ""])), at(30), chosen()),
+        [],
+        changed(table_of(wg0=Interface(True, 5030.0, at(30).wall)), last=at(30), seen={"wg0": 5030.0}, due=float("inf")),
+    ),
+    Call(
+        "of two readings at once, the later one stays the last",
+        "decide",
+        (changed(table_of(wg0=UP), last=at(31)), reading_of("wg0", others=frozenset(["wg1", ""])), at(30), chosen()),
+        [],
+        changed(table_of(wg0=Interface(True, 5030.0, at(30).wall)), last=at(31), seen={"wg0": 5030.0}, due=float("inf")),
+    ),
+    Call(
+        "an interface that fails alone is no reading",
+        "decide",
+        (
+            changed(table_of(wg0=UP), last=at(0)),
+            reading_of(unreadable=frozenset(["wg0"]), others=frozenset([""])),
+            at(30),
+            chosen(),
+        ),
+        [],
+        changed(table_of(wg0=UP), last=at(0), due=float("inf")),
+    ),
+    Call(
+        "a list proves that an interface is gone, and says nothing about the others",
+        "decide",
+        (changed(table_of(wg0=UP, wg1=UP), last=at(0)), reading_of(others=frozenset(["wg1", ""])), at(30), chosen()),
+        [Event("IFDOWN", at(30).wall, "wg0")],
+        changed(table_of(wg0=DOWN, wg1=UP), last=at(0), due=float("inf")),
+    ),
+]  # fmt: skip
+
 FAULTS = [
     Call("a good reading has no fault", "faults_of", (reading_of("wg0"), with_alice(wg0=UP), chosen()), []),
     Call(
@@ -1250,7 +1286,7 @@ FAULTS = [
     ),
 ]  # fmt: skip
 
-CALLS = PLACES + ROWS + STEPS + JOINED + TAKEN_OVER + FAULTS
+CALLS = PLACES + ROWS + STEPS + JOINED + TAKEN_OVER + OVERLAPS + FAULTS
 
 
 def call(case: Call, names: Mapping[str, Any]) -> None:
