@@ -1127,8 +1127,7 @@ class Probe:
     def __init__(self, wg: str) -> None:
         self.wg = wg
         self.output = self.errors = -1
-        self.pid = 0  # 0 = wg does not run
-        self.interface = ""  # the one that it is about; "" = all
+        self.pid, self.interface = 0, ""  # 0 = wg does not run; the interface that it is about, "" = all
         self.started = Moment(0.0, 0.0)
         self.overdue, self.deadline = False, float("inf")  # monotonic; infinite = wg does not run, or was killed
 
@@ -1672,8 +1671,7 @@ class Store:
     transaction of this run goes into it until it was loaded."""
 
     def __init__(self, path: str, name: str = "STATE_PATH") -> None:
-        self.path, self.name = path, name
-        self.existed = os.path.lexists(path)
+        self.path, self.name, self.existed = path, name, os.path.lexists(path)
         self.saved: dict[str, Any] | None = None  # the row of `monitor`; None = nothing was loaded yet
         self.pending: list[tuple[str, Any]] = []  # statements for the first save after `load`
         self.gaps: list[tuple[float, float, str | None, str]] = []  # that `unwatched` lacks
@@ -1916,8 +1914,9 @@ class Store:
         for row in rows:
             if row.session is not None:
                 ended = end_session(Table(), row, row.session, "unknown", now)
-                peer = ("REPLACE " + PEERS.insert, [peer_row(row, now)])
-                self.pending += [(END_SESSION, [end_row(ended, now.wall)]), peer]
+                self.pending.append((END_SESSION, [end_row(ended, now.wall)]))
+            if row.unsaved:  # also of another boot
+                self.pending.append(("REPLACE " + PEERS.insert, [peer_row(row, now)]))
 
     def make_room(self, past: Table, table: Table, now: Moment, anew: bool) -> None:
         # Has the first save turn what was loaded, `past`, into `table`. `anew`: the table has all there is.
@@ -2133,6 +2132,8 @@ class Outbox:
                 last = min(last, self.unsaved[0].seq - 1)
             in_memory = self.unwritten[0].seq if self.unwritten else last + 1
             if first < in_memory and self.store is not None and not stored:
+                if self.trail is not None and self.trail.cut:
+                    break  # the rest of a line comes first
                 first = in_memory  # what only the store has waits for it, and delays nothing
             if first > last:
                 continue
@@ -2289,9 +2290,7 @@ class Run:
     def __init__(self, record: Record, path: str, real: str, timeout_s: int) -> None:
         import subprocess
 
-        self.record = record
-        self.said = b""
-        self.overdue = False
+        self.record, self.said, self.overdue = record, b"", False
         self.reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(writer, True)
         try:
@@ -2526,8 +2525,7 @@ class Monitor:
         self, settings: Settings, wg: str, console: Console, trail: Trail | None, store: Store | None, manager: Notifier
     ) -> None:
         self.settings, self.console, self.manager = settings, console, manager
-        self.trail, self.store = trail, store
-        self.outbox = Outbox(store, trail)
+        self.trail, self.store, self.outbox = trail, store, Outbox(store, trail)
         self.poll = select.poll()
         self.wakeup = Wakeup()
         self.poll.register(self.wakeup.reader, select.POLLIN)
@@ -2594,19 +2592,21 @@ class Monitor:
         if store is None:
             return
         try:
-            store.take_note(self.outbox.delivered.last, self.table.sessions)
             if "store" in self.faults:
                 self.reopen(store, now)
                 for row in self.table.rows.values():
                     row.unsaved = True
-            clocks = {"steady": self.clocks.steady, "utc_offset": self.clocks.offset}
-            self.outbox.save(self.table, now, checkpoint=checkpoint, **clocks)
+            store.take_note(self.outbox.delivered.last, self.table.sessions)
+            steady, zone = self.clocks.steady, self.clocks.offset
+            self.outbox.save(self.table, now, checkpoint=checkpoint, steady=steady, utc_offset=zone)
         except Refusal as refusal:  # of what somebody put there
             self.store_failed(StoreFault(str(refusal), damaged=store.saved is not None))
         except StoreFault as fault:
             self.store_failed(fault)
         else:
             self.recovered("store")
+        with suppress(StoreFault):  # the lines about the store have numbers as well, and go to the trail next
+            store.take_note(self.outbox.delivered.last, self.table.sessions)
 
     def reopen(self, store: Store, now: Moment) -> None:
         # At the start, or after a fault. A store that is not as this run left it is adopted. Errors: StoreFault and
@@ -3018,8 +3018,7 @@ class Monitor:
     def report_dropped(self, more: str = "") -> None:
         dropped, self.hooks.dropped = self.hooks.dropped, 0
         if dropped:
-            were = "was" if dropped == 1 else "were"
-            self.warn("%s %s dropped%s" % (counted(dropped, "hook run"), were, more))
+            self.warn("%s %s dropped%s" % (counted(dropped, "hook run"), "was" if dropped == 1 else "were", more))
 
     def mark_hooks(self) -> None:
         # Tells the store which hook runs are over, once it has their events.

@@ -175,10 +175,9 @@ def test_uninstall_leaves_what_it_lists_and_purge_leaves_nothing(bare: Machine) 
     kept = {line.split()[1] for line in output.splitlines() if line.startswith("left ")}
     assert kept == {
         DEFAULTS,
-        TRAIL,
-        "/var/log/wg_monitor-wg0.log",
-        "/var/log/wg_monitor-wg7.log",
         "/var/lib/wg-monitor",
+        *("/var/log/wg_monitor%s.log" % name for name in ("", "-wg0", "-wg7")),
+        *("/var/log/.wg_monitor%s.log.lock" % name for name in ("", "-wg0", "-wg7")),
     }
     left = {name for name in files(bare) - before if not name.startswith("/var/lib/wg-monitor/")}
     assert left == kept
