@@ -1,11 +1,15 @@
 """Fixtures of all tests: a place for the daemon, and the lock that lets a test run alone."""
 
 import fcntl
+import signal
 from typing import Iterator
 
 import pytest
 
 from harness import Place, need
+
+# Whoever runs the tests may ignore it (nohup), and the programs under test would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
