@@ -1,10 +1,14 @@
 """Real peers connect and leave, and the trail reports it."""
 
+import os
 import re
+import signal
 from typing import List
 
 import pytest
 
+from device import peer
+from expected import now, told
 from harness import Place, Tunnel, wait_for
 
 STAMP = r"(?:\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d"  # around midnight, a handshake has its date
@@ -108,3 +112,24 @@ def test_an_interface_that_is_set_down_still_exists(place: Place, tunnel: Tunnel
     monitor.match(line("OFFLINE", tunnel, r" \(handshake: %s\)" % STAMP))
     assert monitor.stop() == 0
     assert not [text for text in monitor.trail() if text.startswith("IFDOWN")]
+
+
+def test_a_wireguard_go_that_is_stopped_hides_no_other_interface(place: Place, tunnel: Tunnel) -> None:
+    tunnel.admit()
+    one = peer(1, now())
+    wg0 = place.device("wg0", [one])
+    monitor = place.start()
+    monitor.see(told("ONLINE", one, "new"))
+    assert tunnel.server.process is not None
+    os.killpg(tunnel.server.process.pid, signal.SIGSTOP)
+    try:
+        monitor.match(r"\[WARN\] \[%s\] cannot be read: .*" % tunnel.name)
+        moved = one._replace(endpoint="198.51.100.7:1")
+        wg0.publish([moved])
+        monitor.see(told("ROAMING", moved, "from " + one.endpoint))
+    finally:
+        os.killpg(tunnel.server.process.pid, signal.SIGCONT)
+    monitor.match(r"\[WARN\] \[%s\] can be read again after \d+s" % tunnel.name)
+    tunnel.connect()
+    monitor.match(line("ONLINE", tunnel, r" \(handshake: %s\)" % STAMP))
+    assert monitor.stop() == 0

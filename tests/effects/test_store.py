@@ -19,6 +19,7 @@ from watcher import Watcher, query
 from wg_monitor import (
     DAY_S,
     EXIT_FAILURE,
+    EXIT_USAGE,
     HOOK_DONE,
     HOOK_DUE,
     MIGRATIONS,
@@ -592,3 +593,14 @@ def test_a_reader_that_holds_a_lock_costs_time_and_no_line(place: Place) -> None
     assert [
         bytes(row[0]).decode()[20:-1] for row in query(path, "SELECT line FROM events ORDER BY seq")
     ] == monitor.trail()
+
+
+def test_the_daemon_refuses_a_database_of_another_program_and_leaves_it_alone(place: Place) -> None:
+    path = place.path / "state.db"
+    query(path, "CREATE TABLE users (name TEXT)")
+    before = path.read_bytes()
+    monitor = place.start("--state-path", str(path))
+    assert monitor.wait() == EXIT_USAGE
+    assert "--state-path: '%s' is a database of another program" % path in "\n".join(monitor.console())
+    assert path.read_bytes() == before and not list(place.path.glob("state.db.damaged-*"))
+    assert not place.trail.exists() or not place.trail.read_bytes()

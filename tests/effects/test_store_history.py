@@ -701,3 +701,20 @@ def test_the_largest_totals_of_a_session_that_goes_on_fit(path: Path) -> None:
         assert [event.kind for event in events] == ["OFFLINE"]
         watcher.save([watcher.record(event, False) for event in events], at(400))
     assert query(path, "SELECT reason, received, sent FROM sessions") == [("idle", most, most)]
+
+
+def test_peers_that_nobody_watched_over_a_reboot_are_placed_by_the_wall_clock(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their positions belong to a boot that nobody knows any more when they are watched again."""
+    both = dump("wg0", P("ann", shook=-5)) + dump("wg1", P("bob", shook=-900), P("cyd", shook=-5))
+    monkeypatch.setattr(wg_monitor, "boot_id", lambda: "this-boot")
+    with Watcher(path) as watcher:
+        watcher.see(both, at(0), checkpoint=True)
+    monkeypatch.setattr(wg_monitor, "boot_id", lambda: "next-boot")
+    with Watcher(path, chosen(interface=frozenset(["wg0"]))) as watcher:
+        watcher.see(both, Moment(at(1000).wall, 100.0), checkpoint=True)
+    with Watcher(path) as watcher:
+        rows = watcher.load(Moment(at(1060).wall, 160.0)).table.rows
+        placed = {identity_: rows[identity_].made for identity_ in (identity("wg1", "bob"), identity("wg1", "cyd"))}
+    assert placed == {identity("wg1", "bob"): 160.0 - 1960, identity("wg1", "cyd"): 160.0 - 1065}
