@@ -118,6 +118,9 @@ class Moment(NamedTuple):
     boot: float  # CLOCK_BOOTTIME in seconds, for ages: it counts suspend and knows no steps
 
 
+NOT_YET = Moment(NEVER, NEVER)
+
+
 # A peer's line that is new, or shows more than new counters and a new handshake.
 class PeerLine(NamedTuple):
     identity: Identity
@@ -203,7 +206,7 @@ class Row:
 
     __slots__ = (
         "identity", "endpoint", "allowed_ips", "handshake", "shown", "made", "rx", "tx", "past_rx", "past_tx",
-        "heard", "sent", "session", "ended", "ended_wall", "unsaved",
+        "heard", "sent", "session", "ended", "unsaved",
     )  # fmt: skip
 
     def __init__(self, identity: Identity, rx: int = 0, tx: int = 0) -> None:
@@ -218,7 +221,7 @@ class Row:
         self.past_rx = self.past_tx = 0  # what the counters had reached before they fell
         self.sent = tx  # `tx` at the last sign of life
         self.session: Session | None = None
-        self.ended = self.ended_wall = NEVER  # the last sign of life in the former session, on both clocks
+        self.ended = NOT_YET  # the last sign of life in the former session
         self.unsaved = True
 
     @property
@@ -835,8 +838,8 @@ def begin_session(table: Table, row: Row, totals: tuple[int, int], now: Moment, 
     if now.boot - began >= settings.threshold:  # not the handshake but received bytes brought the peer online
         began = sign_of_life(row, settings)
         start = now.wall - (now.boot - began)
-    if row.ended > began:  # a higher threshold or another sign of life than before: sessions do not overlap
-        start, began = row.ended_wall, row.ended
+    if row.ended.boot > began:  # a higher threshold or another sign of life than before: sessions do not overlap
+        start, began = row.ended
     table.sessions += 1
     table.online += 1
     table.due = min(table.due, sign_of_life(row, settings) + settings.threshold)
@@ -854,7 +857,7 @@ def end_session(table: Table, row: Row, session: Session, reason: str, now: Mome
         if last < 0:  # before this boot, when the wall clock may have been another
             last_seen = session.start + last - session.began
     table.online -= 1
-    row.session, row.ended, row.ended_wall = None, last, last_seen
+    row.session, row.ended = None, Moment(last_seen, last)
     row.unsaved = True
     received = min(max(0, row.received - session.received_before), COUNTER_MAX)
     sent = min(max(0, row.transmitted - session.sent_before), COUNTER_MAX)
@@ -907,7 +910,7 @@ def take_over(table: Table, past: Table, gone: AbstractSet[Any], last: int, gap:
             table.online += session is not None
         if row is not None:
             row.shown, row.endpoint = row.shown or old.shown, row.endpoint or old.endpoint
-            row.ended, row.ended_wall = max((row.ended, row.ended_wall), (old.ended, old.ended_wall))
+            row.ended = max(row.ended, old.ended, key=attrgetter("boot"))
             own = row.session
             if own is not None and session is not None and own.number <= last:
                 row.session = sessions[own.number] = joined(session, old, own, gap)
@@ -1590,8 +1593,8 @@ MONITOR = Relation(
 INTERFACES = Relation("interfaces up int, read real?, wall real", "name text")
 PEERS = Relation(
     """peers endpoint text, allowed_ips text, handshake int, shown int, made real?, rx int, tx int, past_rx int,
-    past_tx int, heard real?, sent int, ended real?, ended_wall real?""",
-    "interface text, public_key text, heard_wall real?, session int?",
+    past_tx int, heard real?, sent int""",
+    "interface text, public_key text, heard_wall real?, session int?, ended_wall real?, ended real?",
 )
 SESSIONS = Relation(
     "sessions number int, start real, began real, received_before int, sent_before int, unwatched real, endpoints text",
@@ -1885,11 +1888,12 @@ class Store:
         width = len(Session._fields)
         open_sessions = self.rows(SESSIONS, "JOIN peers ON number = peers.session AND reason IS NULL")
         sessions = {row[0]: Session(*row[:width]) for row in open_sessions}
-        for *own, interface, public_key, heard_wall, session in self.rows(PEERS):
+        for *own, interface, public_key, heard_wall, session, ended_wall, ended in self.rows(PEERS):
             row = Row((sys.intern(interface), public_key))
             for name, value in zip(PEERS.own_names, own):
                 setattr(row, name, NEVER if value is None else value)
             row.session, row.unsaved = sessions.get(session), rebooted is not None
+            row.ended = NOT_YET if None in (ended, ended_wall) else Moment(ended_wall, ended)
             if rebooted is not None:
                 place_after_reboot(row, heard_wall, rebooted)
             table.rows[row.identity] = row
@@ -2043,7 +2047,7 @@ def place_after_reboot(row: Row, heard_wall: float | None, now: Moment) -> None:
     zero = now.boot - max(0.0, now.wall - latest) - latest
     row.made = zero + row.handshake if row.handshake else NEVER
     row.heard = NEVER if heard_wall is None else zero + heard_wall
-    row.ended = zero + row.ended_wall
+    row.ended = row.ended._replace(boot=zero + row.ended.wall)
     if row.session is not None:
         row.session = row.session._replace(began=zero + row.session.start)
 
@@ -2071,7 +2075,7 @@ def end_row(ended: Ended, wall: float) -> list[Any]:
 
 def peer_row(row: Row, now: Moment) -> list[Any]:
     heard_wall = now.wall - (now.boot - row.heard)
-    return PEERS.row(row, *row.identity, heard_wall, None if row.session is None else row.session.number)
+    return PEERS.row(row, *row.identity, heard_wall, None if row.session is None else row.session.number, *row.ended)
 
 
 # --- Effects: the outbox ------------------------------------------------------------------------------------------
@@ -3047,12 +3051,10 @@ class Monitor:
     def print_statistics(self) -> None:
         c = self.counts
         text = "Statistics | Readings: %d (%d failed, %d late)" % (c["readings"], c["failed"], self.grid.skipped)
-        peers, hooks = (
-            (self.table.online, len(self.table.rows)),
-            (c["hooks"], c["hook failures"], len(self.hooks.waiting)),
-        )
-        text += ", Events: %d, Skipped lines: %d, Peers: %d online of %d" % (c["events"], c["skipped"], *peers)
-        text += ", Hooks: %d run, %d failed, %d waiting, Writes: %d failed" % (*hooks, c["write failures"])
+        text += ", Events: %d, Skipped lines: %d" % (c["events"], c["skipped"])
+        text += ", Peers: %d online of %d" % (self.table.online, len(self.table.rows))
+        hooks = (c["hooks"], c["hook failures"], len(self.hooks.waiting))
+        text += ", Hooks: %d run, %d failed, %d waiting" % hooks + ", Writes: %d failed" % c["write failures"]
         kept = max(len(self.outbox.unsaved), len(self.outbox.unwritten))
         if kept or self.console.dropped:
             text += ", Lines: %d kept, %d dropped by the console" % (kept, self.console.dropped)

@@ -485,8 +485,8 @@ def forget_ends(module: Any) -> None:
 
     def end_and_forget(table: Any, row: Any, *arguments: Any) -> Any:
         ended = end_session(table, row, *arguments)
-        for name in {"ended", "ended_wall"} & set(type(row).__slots__):
-            setattr(row, name, module.NEVER)
+        if "ended" in type(row).__slots__:
+            row.ended = module.NOT_YET
         return ended
 
     module.end_session = end_and_forget

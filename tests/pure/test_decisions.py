@@ -771,7 +771,7 @@ STEPS = [
             Event("IFDOWN", NOW.wall, "wg0", peers=2, online_peers=1),
             event_of("OFFLINE", ended=END._replace(reason="interface-down")),
         ],
-        table_of(counted(row_of(), ended=77.0, ended_wall=1000.0), row_of("bob"), last=START, wg0=DOWN),
+        table_of(counted(row_of(), ended=Moment(1000.0, 77.0)), row_of("bob"), last=START, wg0=DOWN),
     ),
     Call(
         "an interface that returns among unchanged lines has no peers to count",
@@ -796,7 +796,7 @@ STEPS = [
             Event("IFDOWN", 5000.0, "wg0", peers=1, online_peers=1),
             event_of("OFFLINE", ended=Ended(SESSION, 4990.0, 140.0, 9, 18, "interface-down"))._replace(wall=5000.0),
         ],
-        table_of(counted(row_of(heard=90.0), ended=90.0, ended_wall=4990.0), last=START, wg0=DOWN),
+        table_of(counted(row_of(heard=90.0), ended=Moment(4990.0, 90.0)), last=START, wg0=DOWN),
     ),
     Call(
         "a peer remembers when its session ended: at its beginning, if nothing came after that",
@@ -806,7 +806,7 @@ STEPS = [
             Event("IFDOWN", NOW.wall, "wg0", peers=1, online_peers=1),
             event_of("OFFLINE", ended=Ended(SESSION._replace(began=80.0), 1000.0, 0.0, 9, 18, "interface-down")),
         ],
-        table_of(counted(row_of(), ended=80.0, ended_wall=1000.0), last=START, wg0=DOWN),
+        table_of(counted(row_of(), ended=Moment(1000.0, 80.0)), last=START, wg0=DOWN),
     ),
     Call(
         "a missing peer without a session ends none",
@@ -891,28 +891,28 @@ STEPS = [
     ),
     began(
         "a session begins at its handshake if the former one ended before it",
-        row_of(made=YOUNG, ended=YOUNG - 1, ended_wall=1500.0),
+        row_of(made=YOUNG, ended=Moment(1500.0, YOUNG - 1)),
         (1000.0, YOUNG),
     ),
     began(
         "a session may begin at the moment at which the former one ended",
-        row_of(made=YOUNG, ended=YOUNG, ended_wall=1500.0),
+        row_of(made=YOUNG, ended=Moment(1500.0, YOUNG)),
         (1000.0, YOUNG),
     ),
     began(
         "a session begins no earlier than the former one ended",
-        row_of(made=YOUNG, ended=YOUNG + 20, ended_wall=1500.0),
+        row_of(made=YOUNG, ended=Moment(1500.0, YOUNG + 20)),
         (1500.0, YOUNG + 20),
     ),
     began(
         "by traffic, a session that bytes begin starts at them if the former one ended before them",
-        row_of(made=77.0, heard=YOUNG, ended=YOUNG - 1, ended_wall=1500.0),
+        row_of(made=77.0, heard=YOUNG, ended=Moment(1500.0, YOUNG - 1)),
         (NOW.wall - 179, YOUNG),
         TRAFFIC,
     ),
     began(
         "by traffic, a session that bytes begin begins no earlier than the former one ended",
-        row_of(made=77.0, heard=YOUNG, ended=YOUNG + 20, ended_wall=1500.0),
+        row_of(made=77.0, heard=YOUNG, ended=Moment(1500.0, YOUNG + 20)),
         (1500.0, YOUNG + 20),
         TRAFFIC,
     ),
@@ -1126,14 +1126,14 @@ TAKEN_OVER = [
     taken_over(
         "a former session of the store may be the last one",
         with_own(None),
-        with_own(None, ended=70.0, ended_wall=900.0),
-        with_own(None, ended=70.0, ended_wall=900.0),
+        with_own(None, ended=Moment(900.0, 70.0)),
+        with_own(None, ended=Moment(900.0, 70.0)),
     ),
     taken_over(
         "a former session of this run may be the last one",
-        with_own(None, ended=70.0, ended_wall=900.0),
-        with_own(None, ended=60.0, ended_wall=950.0),
-        with_own(None, ended=70.0, ended_wall=900.0),
+        with_own(None, ended=Moment(900.0, 70.0)),
+        with_own(None, ended=Moment(950.0, 60.0)),
+        with_own(None, ended=Moment(900.0, 70.0)),
     ),
     taken_over(
         "a session goes on as the one that the first reading began",

@@ -46,7 +46,7 @@ class Record:
         self.endpoint, self.ips, self.handshake, self.shown = "", p.ips, 0, 0
         self.made = self.heard = NEVER
         self.heard_wall = NEVER
-        self.ended = self.ended_wall = NEVER  # the last sign of life in the former session
+        self.ended = Moment(NEVER, NEVER)  # the last sign of life in the former session
         self.last = (p.rx, p.tx)
         self.rx = self.tx = 0  # totals of all counters
         self.sent_since = 0  # bytes since the last sign of life
@@ -104,7 +104,7 @@ class Expected:
                 zero = self.place(latest, rebooted) - latest
                 record.made = zero + record.handshake if record.handshake else NEVER
                 record.heard = zero + record.heard_wall
-                record.ended = zero + record.ended_wall
+                record.ended = Moment(record.ended.wall, zero + record.ended.wall)
                 if record.session is not None:
                     record.session.began = zero + record.session.start
             self.on_disk = (copy.deepcopy(self.peers), dict(links), read, self.last, complete)
@@ -144,7 +144,7 @@ class Expected:
             seen = session.start + last - session.began
         else:
             seen = now.wall - (now.boot - record.heard)
-        record.ended, record.ended_wall = last, seen
+        record.ended = Moment(seen, last)
         received, sent = record.rx - session.rx, record.tx - session.tx
         endpoints = " ".join(session.endpoints)
         session.figures = (seen, now.wall, last - session.began, received, sent, endpoints, reason)
@@ -233,8 +233,8 @@ class Expected:
             began, start = record.made, float(handshake)
             if now.boot - began >= self.settings.threshold:  # received bytes brought the peer online
                 began, start = sign, now.wall - (now.boot - sign)
-            if began < record.ended:  # sessions do not overlap
-                start, began = record.ended_wall, record.ended
+            if began < record.ended.boot:  # sessions do not overlap
+                start, began = record.ended
             record.session = Session(identity, start, began, old.rx, old.tx, record.endpoint)
             self.report("ONLINE", link, identity[1], new=new, endpoint=record.endpoint or None, online=True)
         elif new:
