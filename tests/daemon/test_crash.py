@@ -756,6 +756,16 @@ def begun(place: Place, count: int) -> bool:
     return place.trail.exists() and place.trail.read_text().count('"event": "START"') == count
 
 
+def begin_and_end(place: Place, count: int, *flags: str, patience: str = "30") -> None:
+    """Runs the daemon until the trail has the start of the last of so many ones."""
+    process = launch(place, "no seam", 0, *flags, patience=patience)
+    try:
+        wait_for("start number %d" % count, lambda: begun(place, count))
+    finally:
+        process.terminate()
+        assert process.wait(PATIENCE_S) == 0
+
+
 def no_number_is_in_the_trail_twice(place: Place) -> None:
     lines = numbered(place.trail)
     twice = {number for number, count in collections.Counter(number for number, _ in lines).items() if count > 1}
@@ -778,12 +788,7 @@ def test_a_line_about_a_store_that_fails_has_its_number_even_after_a_kill(place:
         wg0.publish([device.peer(1, now), device.peer(2, now)])
         assert process.wait(PATIENCE_S) == -signal.SIGKILL
     assert "cannot be used" in numbered(place.trail)[-1][1]
-    process = launch(place, "no seam", 0, *flags_without_hook(store))
-    try:
-        wait_for("the next start", lambda: begun(place, 2))
-    finally:
-        process.terminate()
-        assert process.wait(PATIENCE_S) == 0
+    begin_and_end(place, 2, *flags_without_hook(store))
     no_number_is_in_the_trail_twice(place)
 
 
@@ -796,18 +801,8 @@ def test_a_line_about_a_store_that_comes_back_has_its_number_even_after_a_kill(p
     with locked(store, 1.0):
         assert die_at(place, "after COMMIT", 1, PATIENCE_S, *flags, patience="0")
     with locked(store, PATIENCE_S):
-        process = launch(place, "no seam", 0, *flags, patience="0")
-        try:
-            wait_for("the next start", lambda: begun(place, 3))
-        finally:
-            process.terminate()
-            assert process.wait(PATIENCE_S) == 0
-    process = launch(place, "no seam", 0, *flags)
-    try:
-        wait_for("the last start", lambda: begun(place, 4))
-    finally:
-        process.terminate()
-        assert process.wait(PATIENCE_S) == 0
+        begin_and_end(place, 3, *flags, patience="0")
+    begin_and_end(place, 4, *flags)
     no_number_is_in_the_trail_twice(place)
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import pytest
 
@@ -452,6 +452,14 @@ def write_until_full(trail: Trail) -> int:
             return whole
 
 
+def cut_trail(disk: Path) -> Tuple[Trail, int]:
+    """A trail whose disk is full, and how many whole lines it took before it cut one."""
+    trail = Trail(str(disk / "trail.log"))
+    tell(trail, "first")
+    fill(disk)
+    return trail, write_until_full(trail)
+
+
 def finish_cut_line(trail: Trail, number: int, *more: str) -> None:
     trail.position()
     line = ("%08d " % number).ljust(99, "x").encode() + b"\n"
@@ -460,10 +468,7 @@ def finish_cut_line(trail: Trail, number: int, *more: str) -> None:
 
 
 def a_line_cut_by_a_full_disk_is_finished_where_it_began(disk: Path) -> None:
-    trail = Trail(str(disk / "trail.log"))
-    tell(trail, "first")
-    fill(disk)
-    whole = write_until_full(trail)
+    trail, whole = cut_trail(disk)
     size = Path(trail.path).stat().st_size
     assert trail.position().size == size - len(trail.cut)
     assert trail.write([("%08d " % whole).ljust(99, "x").encode() + b"\n"])[0] == 0  # still full
@@ -478,10 +483,7 @@ def a_line_cut_by_a_full_disk_is_finished_where_it_began(disk: Path) -> None:
 
 
 def it_is_finished_in_the_file_that_was_moved_meanwhile(disk: Path) -> None:
-    trail = Trail(str(disk / "trail.log"))
-    tell(trail, "first")
-    fill(disk)
-    whole = write_until_full(trail)
+    trail, whole = cut_trail(disk)
     rotated = disk / "trail.log.1"
     Path(trail.path).rename(rotated)
     trail.reopen()  # as SIGHUP does
@@ -494,10 +496,7 @@ def it_is_finished_in_the_file_that_was_moved_meanwhile(disk: Path) -> None:
 
 
 def it_is_written_whole_where_that_file_was_deleted(disk: Path) -> None:
-    trail = Trail(str(disk / "trail.log"))
-    tell(trail, "first")
-    fill(disk)
-    whole = write_until_full(trail)
+    trail, whole = cut_trail(disk)
     Path(trail.path).unlink()
     free(disk)
     finish_cut_line(trail, whole)
@@ -506,10 +505,7 @@ def it_is_written_whole_where_that_file_was_deleted(disk: Path) -> None:
 
 
 def it_is_written_whole_where_that_file_was_emptied(disk: Path) -> None:
-    trail = Trail(str(disk / "trail.log"))
-    tell(trail, "first")
-    fill(disk)
-    whole = write_until_full(trail)
+    trail, whole = cut_trail(disk)
     os.truncate(trail.path, 0)  # as `: > trail.log` does
     free(disk)
     finish_cut_line(trail, whole, "next")
@@ -519,10 +515,7 @@ def it_is_written_whole_where_that_file_was_emptied(disk: Path) -> None:
 
 def it_is_written_whole_where_that_file_was_truncated_elsewhere(disk: Path) -> None:
     """In the middle of an earlier line, at a byte that the cut line ends with as well."""
-    trail = Trail(str(disk / "trail.log"))
-    tell(trail, "first")
-    fill(disk)
-    whole = write_until_full(trail)
+    trail, whole = cut_trail(disk)
     os.truncate(trail.path, len("first\n") + 100 + 50)
     free(disk)
     finish_cut_line(trail, whole, "next")
@@ -533,10 +526,7 @@ def it_is_written_whole_where_that_file_was_truncated_elsewhere(disk: Path) -> N
 
 
 def it_is_written_whole_where_something_else_was_appended(disk: Path) -> None:
-    trail = Trail(str(disk / "trail.log"))
-    tell(trail, "first")
-    fill(disk)
-    whole = write_until_full(trail)
+    trail, whole = cut_trail(disk)
     cut = trail.cut.decode()
     free(disk)
     with open(trail.path, "a") as file:
@@ -548,10 +538,7 @@ def it_is_written_whole_where_something_else_was_appended(disk: Path) -> None:
 
 
 def it_is_written_whole_in_the_new_file_where_the_moved_one_was_emptied(disk: Path) -> None:
-    trail = Trail(str(disk / "trail.log"))
-    tell(trail, "first")
-    fill(disk)
-    whole = write_until_full(trail)
+    trail, whole = cut_trail(disk)
     rotated = disk / "trail.log.1"
     Path(trail.path).rename(rotated)
     os.truncate(str(rotated), 0)
