@@ -198,9 +198,13 @@ class State(NamedTuple):
     gone: FrozenSet[Peer] = frozenset()  # without it: the peers that the run has removed
 
     def after_a_crash(self) -> "State":
-        """The store is written only for events. After a crash it holds each peer as of its last event or as of the
-        first reading of the run. Later handshakes of the session are lost. So is all that a run without it did."""
+        """The store is written only for events. After a crash it holds each peer as of its last event, as of the first
+        reading of the run or of an interface, or as of one after blind time. Later handshakes of the session are lost.
+        So is all that a run without it did."""
         return self.saved or self
+
+    def after_a_checkpoint(self) -> "State":
+        return self if self.without else self._replace(saved=State(self.peers, self.interfaces))
 
     def begun_without_it(self) -> "State":
         return State({}, {}, self, without=True)
@@ -326,6 +330,7 @@ def explain(truth: Sequence[str], told: Sequence[str]) -> None:
     written in part. All possibilities are followed."""
     ways: List[Tuple[int, State]] = [(0, State({}, {}))]  # the number of explained lines, and the state after them
     steps = [entry for entry in truth if not entry.startswith("line ")]
+    checkpoints = checkpoints_in(truth)
     last_readings = {last_reading_before(steps, number) for number, entry in enumerate([*steps, "run"]) if entry == "run"}
     first = loaded = False
     for number, entry in enumerate(steps):
@@ -346,6 +351,7 @@ def explain(truth: Sequence[str], told: Sequence[str]) -> None:
         found: List[Tuple[int, State]] = []
         for at, state in ways:
             after_it, lines = next_state(state, entry, first)
+            after_it = after_it.after_a_checkpoint() if number in checkpoints else after_it
             if sorted(told[at : at + len(lines)]) == lines:
                 found.append((at + len(lines), after_it))
             if number in last_readings:
@@ -380,6 +386,28 @@ def last_reading_before(steps: Sequence[str], number: int) -> int:
         if steps[number].startswith("read "):
             return number
     return -1
+
+
+def checkpoints_in(truth: Sequence[str]) -> Set[int]:
+    """The numbers, not counting lines, of the readings after which the store has all that the daemon knows: the first one
+    of an interface in its run, and one after blind time, as a busy machine causes it."""
+    number, found = -1, set()
+    seen: Set[str] = set()
+    for entry in truth:
+        what, *words = entry.split(" ")
+        if what == "line":
+            if base64.b64decode(words[3]).startswith(b"Not watching"):
+                found.add(number)
+            continue
+        number += 1
+        if what == "run":
+            seen = set()
+        elif what == "read":
+            interfaces = dump(base64.b64decode(words[0]))[0]
+            if not interfaces <= seen:
+                found.add(number)
+            seen |= interfaces
+    return found
 
 
 def is_part(part: Sequence[str], lines: Sequence[str]) -> bool:
