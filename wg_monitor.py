@@ -2598,6 +2598,7 @@ class Monitor:
         try:
             if "store" in self.faults:
                 self.reopen(store, now)
+                checkpoint = True  # it lacks what changed since
                 for row in self.table.rows.values():
                     row.unsaved = True
             store.take_note(self.outbox.delivered.last, self.table.sessions)

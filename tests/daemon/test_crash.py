@@ -390,13 +390,14 @@ def last_reading_before(steps: Sequence[str], number: int) -> int:
 
 def checkpoints_in(truth: Sequence[str]) -> Set[int]:
     """The numbers, not counting lines, of the readings after which the store has all that the daemon knows: the first one
-    of an interface in its run, and one after blind time, as a busy machine causes it."""
+    of an interface in its run, one after blind time, as a busy machine causes it, and one with which a store came back."""
     number, found = -1, set()
     seen: Set[str] = set()
     for entry in truth:
         what, *words = entry.split(" ")
         if what == "line":
-            if base64.b64decode(words[3]).startswith(b"Not watching"):
+            text = base64.b64decode(words[3])
+            if text.startswith(b"Not watching") or b"can be used again" in text:
                 found.add(number)
             continue
         number += 1

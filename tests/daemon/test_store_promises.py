@@ -1221,3 +1221,19 @@ def test_a_migrated_store_is_not_migrated_again(place: Place, path: Path) -> Non
         tables = ("allowed_ips", "addresses", "sessions")
         found.append([ask(path, "SELECT count(*) FROM " + table)[0][0] for table in tables])
     assert found[0] == found[1] and all(found[0])
+
+
+def test_the_first_save_after_a_fault_has_all_that_changed_meanwhile(place: Place, path: Path) -> None:
+    """Also what caused no event: it was to wait for the next checkpoint, of which the fault may have taken one."""
+    ann, bob = peer(1, now() - 60), peer(2, now() - 60)
+    wg0 = place.device(peers=[ann, bob])
+    monitor = place.start("--state-path", str(path))
+    see(monitor, "ONLINE", bob)
+    wg0.settle()
+    bob = bob._replace(handshake=now(), rx=4321)
+    with Held(path, LOCKS["BEGIN IMMEDIATE"]):
+        wg0.publish([ann._replace(endpoint="198.51.100.9:9"), bob])
+        monitor.hear(r"\[WARN\] .*state\.db cannot be used: database is locked; .*")
+    monitor.hear(r"\[WARN\] .*state\.db can be used again after .*")
+    monitor.stop(signal.SIGKILL)
+    assert ask(path, "SELECT handshake, rx FROM peers WHERE public_key = ?", bob.public_key) == [(bob.handshake, 4321)]
