@@ -104,6 +104,7 @@ KEY_LIKE = re.compile(r"[A-Za-z0-9+/]{43}=|[0-9a-fA-F]{64}")
 LEVELS, INFORMATION = {"ERROR": 3, "WARN": 4, "DEBUG": 7}, 6  # of syslog(3)
 HOOK_NONE, HOOK_DUE, HOOK_DONE, HOOK_DROPPED = range(4)
 EVENT_KINDS = ("ONLINE", "OFFLINE", "ROAMING", "CHANGED", "REMOVED", "IFDOWN", "IFUP")
+REPORTS = ("status", "sessions", "names")  # the commands of wg_report.py
 
 # --- Values -------------------------------------------------------------------------------------------------------
 
@@ -3312,10 +3313,10 @@ def build_parser() -> Any:
     return parser
 
 
-def parse_arguments(argv: Sequence[str] | None) -> dict[str, Any]:
+def parse_arguments(words: Sequence[str]) -> dict[str, Any]:
     # Flags, command and instance by name. Errors: Refusal, which names an unknown flag but not the value after it.
     # argparse would take the word after --debug for its value.
-    words = ["--debug=true" if word == "--debug" else word for word in (sys.argv[1:] if argv is None else argv)]
+    words = ["--debug=true" if word == "--debug" else word for word in words]
     known, unknown = build_parser().parse_known_args(words)
     unknown += [known.command] * (known.command not in (None, "check"))
     if unknown:
@@ -3445,6 +3446,26 @@ def check(flags: Mapping[str, str | None], environment: Mapping[str, str] | None
     return next((code for _, (_, code) in found if code), 0)
 
 
+def hand_over(words: Sequence[str]) -> int:
+    # A command of the second file, which lies beside this one. Errors: Refusal.
+    import importlib.util
+
+    here = os.path.realpath(__file__)
+    path = os.path.dirname(here) + "/wg_report.py"
+    found, remedy = "%s needs %s" % (words[0], printable(path)), "copy it there from where wg_monitor.py comes from"
+    try:
+        own, status = os.stat(here), os.stat(path)
+    except OSError as error:
+        raise Refusal(found, reason_of(error), remedy, EXIT_FAILURE) from None
+    if status.st_uid != own.st_uid or status.st_mode & ~own.st_mode & 0o022:
+        raise Refusal(found, "others can change it, but not wg_monitor.py", "give it the same owner and mode")
+    spec = importlib.util.spec_from_file_location("wg_report", path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules["wg_report"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return int(module.main(words))
+
+
 def watch(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> int:
     # The daemon. It refuses all the administrator's mistakes before it touches anything.
     gc.disable()  # until the first reading: what it creates stays, and the collector would look for garbage in vain
@@ -3495,7 +3516,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     hold_standard_streams()
     sys.excepthook = report_bug
     try:
-        arguments = parse_arguments(argv)
+        words = sys.argv[1:] if argv is None else argv
+        if words and words[0] in REPORTS:
+            return hand_over(words)
+        arguments = parse_arguments(words)
         command, instance = arguments.pop("command"), arguments.pop("instance")
         environment = os.environ if arguments.pop("from_environment") else None
         return check(arguments, environment, instance) if command else watch(arguments, environment or {})

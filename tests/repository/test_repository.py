@@ -74,7 +74,7 @@ def test_the_module_imports_only_the_standard_library() -> None:
 
 
 # A promise to whoever reads the module before it runs as root.
-CODE_LINES_MAX, STATEMENTS_MAX = 2_650, 2_500
+CODE_LINES_MAX, STATEMENTS_MAX = 2_900, 2_740
 
 
 def code_lines(source: str) -> Set[int]:
