@@ -81,6 +81,8 @@ UNREACHED_S = 1_700_000_000  # wall clock in 2023: in milliseconds, more lines t
 COUNTER_MAX = 2**63 - 1  # SQLite's integers
 NEVER = float("-inf")
 CAP_NET_ADMIN = 12  # linux/capability.h
+JOURNAL = "/run/systemd/journal/socket"
+JOURNAL_IPS_MAX = 32 << 10  # characters: a datagram holds about 200 KiB
 LINKS_MAX = 40  # on the way to a file: MAXSYMLINKS in linux/namei.h
 
 SOCKETS = "/run/wireguard"  # wg(8): NAME.sock for each userspace interface
@@ -104,6 +106,51 @@ KEY_LIKE = re.compile(r"[A-Za-z0-9+/]{43}=|[0-9a-fA-F]{64}")
 LEVELS, INFORMATION = {"ERROR": 3, "WARN": 4, "DEBUG": 7}, 6  # of syslog(3)
 HOOK_NONE, HOOK_DUE, HOOK_DONE, HOOK_DROPPED = range(4)
 EVENT_KINDS = ("ONLINE", "OFFLINE", "ROAMING", "CHANGED", "REMOVED", "IFDOWN", "IFUP")
+# The MESSAGE_ID of each kind of line in the journal, and of each warning by a part of its text; the first one counts.
+# They are random, and never change.
+MESSAGE_IDS = {
+    "ONLINE": "6d030e6d14e04c07b1bfe81254f25670",
+    "OFFLINE": "81b76e4152394a1f8af732b482c3d041",
+    "ROAMING": "cbe269cc44d840f688ec36953fdddb3e",
+    "CHANGED": "7d411d4d67514ccaa9da4afe17c03ec3",
+    "REMOVED": "b93f8acb2a41482f999d46d89a812bf9",
+    "IFDOWN": "ccf629ffe1684cc0bf21df2c0306a879",
+    "IFUP": "e546d452d0e04ee3b52f4e81218ffcb8",
+    "START": "c77e06b6b34b4d7abe3302bc83031291",
+    "STOP": "26cc2cf454b04e4fa2ee789dc07612e6",
+}
+WARNING_IDS = {
+    "Hook for ": "ef6ecc72963d49308d5201cfcaf1bbad",
+    "No reading: ": "115c16fad2ee4a21b0b52c2568c7054c",
+    "Readings resumed": "c0b0b771a98344a0881feea5b40e035e",
+    " cannot be read: ": "55c07b6e4bfd4364a680844185be128a",
+    " can be read again": "b872d5cf5fc84850a80d33f54cb08719",
+    " invalid: no peer is ": "156b806c3ef54a0a893d54d54ad7350a",
+    " from wg is valid again": "f068335f3fe24ed4b47dc7719987fc4d",
+    " no such WireGuard interface yet": "2f62cb90ae524cdd87491c9a196bab6c",
+    "Not watching from ": "257f335ece7542ba971fc26d2498dc2d",
+    "Readings are more than two intervals apart": "4a710612223a4879a1bf7dca3cd02bbe",
+    "Readings are on time again": "131b7b366d2e4b7aaf9d9be881857ef0",
+    "The wall clock was set ": "79081973086a44adb3239ab8744b8628",
+    "Local time is now ": "54b1451fa27b4a85b2aa0fd6580cd035",
+    " makes healthy peers flap": "4e98d56de7bb4fce914e5bdc38c0da74",
+    " is not a setting ": "37364625a4864ab7810c651ff5a15d94",
+    " is in use by another monitor: ": "63027b1b689d4c30a129e3274fdb777e",
+    "; its lines are kept in memory": "45657958661b4dd7b3afb5b163473a32",
+    " can be written again": "71bc922f45bd4a37a7c4d4f3229e0bc9",
+    "The trail lacks ": "7449f0a0b01348f9a9aa85eb51c23fb7",
+    "; changes are kept in memory": "e957cc626c0b4aac94082c907d617f3c",
+    " can be used again": "2d1fc3b049774bafb44a2fff49225f00",
+    "The store lacks ": "91d9a31b5dd1443fb49c37206fced74e",
+    "The damaged store is kept as ": "7cbe52721fca433c902a2f309b47bd41",
+    " was replaced and lacks ": "db1f9ad247714095b830bba397f4a452",
+    " may be duplicated: ": "ce1588596c104c949b50c15c19760762",
+    " is not run: ": "59e08ce857114abdbcb7d7944f432925",
+    " runs again after ": "c73363f4a9834ab3ab8452d463a3f648",
+    " hook runs are waiting: ": "94a393280f1f4019a0ee61167acf6030",
+    " dropped": "07ecfe056aed40cc8da0a9114b89ae62",
+    " did not finish": "ac3dcd493c7d43ad9268c230e3cc827f",
+}
 REPORTS = ("status", "sessions", "names")  # the commands of wg_report.py
 
 # --- Values -------------------------------------------------------------------------------------------------------
@@ -1047,6 +1094,24 @@ def hook_environment(record: Record) -> dict[str, str]:
     return environment
 
 
+def journal_fields(record: Record, line: str) -> dict[str, str]:
+    # What the journal gets: the line without its time, and its facts. Source: systemd.journal-fields(7).
+    event, ended, ips = record.event, record.event.ended, record.event.allowed_ips or ""
+    warning = next((name for part, name in WARNING_IDS.items() if part in line), "")
+    name = warning if event.kind in ("WARN", "ERROR") else MESSAGE_IDS.get(event.kind, "")
+    fields = {"MESSAGE": line, "PRIORITY": str(LEVELS.get(event.kind, INFORMATION)), "SYSLOG_IDENTIFIER": "wg-monitor"}
+    fields.update(MESSAGE_ID=name, WG_EVENT=event.kind, WG_SEQ=str(record.seq), WG_INTERFACE=event.interface or "")
+    if event.public_key is not None:
+        if len(ips) > JOURNAL_IPS_MAX:
+            ips = ips[:JOURNAL_IPS_MAX].rpartition(",")[0]
+        fields.update(WG_PEER=event.public_key, WG_ENDPOINT=event.endpoint or "", WG_ALLOWED_IPS=ips)
+        fields.update(WG_HANDSHAKE=str(event.handshake))
+    if ended is not None:
+        fields.update(WG_SESSION_SECONDS="%d" % ended.length, WG_RX=str(ended.received), WG_TX=str(ended.sent))
+        fields.update(WG_REASON=ended.reason)
+    return {name: value for name, value in fields.items() if value}
+
+
 def started_text(settings: Settings) -> str:
     seconds = (settings.interval, settings.threshold, settings.stats_interval)
     interfaces = ", Interface: " + ",".join(sorted(settings.interface)) if settings.interface else ""
@@ -1222,6 +1287,7 @@ class Round:
 class Console:
     def __init__(self, journal_stream: str) -> None:
         self.descriptor, self.journal = 2, False
+        self.socket: Any = None  # of the journal
         for descriptor in (1, 2):
             status = os.fstat(descriptor)
             if journal_stream == "%d:%d" % (status.st_dev, status.st_ino):
@@ -1234,10 +1300,16 @@ class Console:
         # Starts a batch of lines: the wait for a slow reader is bounded for all of them together.
         self.patience = time.monotonic() + CONSOLE_PATIENCE_S
 
-    def write(self, level: int, line: bytes, stamped: bool) -> None:
-        # One whole line. The journal adds its own time stamps, and takes the level as in sd-daemon(3).
+    def write(self, record: Record, stamped: bool) -> None:
+        # One whole line. The journal adds its own time stamps. On standard error, it takes the level as in sd-daemon(3).
+        line = record.line
         if self.journal:
-            line = b"<%d>%s" % (level, line[20:] if stamped else line)
+            line = line[20:] if stamped else line
+            # When journald gets the last line, this process may have ended, and a datagram would belong to no unit.
+            last = record.event.kind == "STOP"
+            if not last and self.tell_journal(journal_fields(record, line.decode("utf-8", "replace")[:-1])):
+                return
+            line = b"<%d>%s" % (LEVELS.get(record.event.kind, INFORMATION), line)
         unsent = self.rest + line
         while unsent:
             try:
@@ -1251,6 +1323,28 @@ class Console:
             unsent = unsent[: len(unsent) - len(line)]
             self.dropped += 1
         self.rest = unsent
+
+    def tell_journal(self, fields: Mapping[str, str]) -> bool:
+        # By the journal's native protocol: one datagram. False = it was not taken, and standard error gets the line.
+        import socket
+
+        data = "".join("%s=%s\n" % field for field in fields.items()).encode("utf-8", "replace")
+        tries = 2  # after the first failure, the socket may be a new one
+        while tries:
+            try:
+                if self.socket is None:
+                    self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+                    self.socket.connect(JOURNAL)
+                self.socket.send(data, socket.MSG_DONTWAIT)
+                return True
+            except BlockingIOError:
+                if not ready_for(select.POLLOUT, self.socket.fileno(), self.patience - time.monotonic()):
+                    return False
+            except OSError:
+                self.socket.close()
+                self.socket = None
+                tries -= 1
+        return False
 
 
 def nonblocking_writer(descriptor: int) -> Callable[[bytes], int]:
@@ -2587,8 +2681,7 @@ class Monitor:
         records, self.fresh = self.fresh, []
         self.console.begin()
         for record in records:
-            level = LEVELS.get(record.event.kind, INFORMATION)
-            self.console.write(level, record.line, self.settings.log_format == "text")
+            self.console.write(record, self.settings.log_format == "text")
             if record.hook == HOOK_DUE:
                 self.hooks.add(record)
 
@@ -3061,8 +3154,9 @@ class Monitor:
         if kept or self.console.dropped:
             text += ", Lines: %d kept, %d dropped by the console" % (kept, self.console.dropped)
         self.console.begin()
-        line = render(self.outbox.delivered.last, Event("STATS", time.time()), text, self.settings.log_format)
-        self.console.write(INFORMATION, line, self.settings.log_format == "text")
+        last, event = self.outbox.delivered.last, Event("STATS", time.time())
+        record = Record(last, event, render(last, event, text, self.settings.log_format), HOOK_NONE)
+        self.console.write(record, self.settings.log_format == "text")
 
     def finish(self) -> None:
         # Within 8 s: waits for running hooks for a while, and saves everything.

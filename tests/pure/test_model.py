@@ -259,7 +259,7 @@ def host(endpoint: str) -> str:
 
 
 class Silent(wg_monitor.Console):
-    def write(self, level: int, line: bytes, stamped: bool) -> None:
+    def write(self, record: wg_monitor.Record, stamped: bool) -> None:
         pass
 
 
