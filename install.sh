@@ -13,6 +13,7 @@ UNIT_DIR=/etc/systemd/system
 DEFAULTS=/etc/default/wg-monitor
 ROTATION=/etc/logrotate.d/wg-monitor
 MANUAL=/usr/local/share/man/man8/wg-monitor.8
+CATALOG=/usr/local/lib/systemd/catalog/wg-monitor.catalog
 TRAIL=/var/log/wg_monitor.log
 STATE_DIR=/var/lib/wg-monitor
 PYTHON=/usr/bin/python3
@@ -336,6 +337,16 @@ install_units() {
             units_changed=yes
         fi
     done
+    if put wg-monitor.catalog $CATALOG 0644; then
+        update_catalog
+    fi
+}
+
+# The explanations of the journal's lines, for `journalctl -x`.
+update_catalog() {
+    if systemd_runs; then
+        try journalctl --update-catalog || warn "journalctl -x will not explain the lines of wg_monitor"
+    fi
 }
 
 install_settings() {
@@ -474,10 +485,10 @@ uninstall_all() {
         remove "$DESTDIR$ROTATION"
     fi
     remove "$DESTDIR$UNIT_DIR/wg-monitor.service" "$DESTDIR$UNIT_DIR/wg-monitor@.service" "$DESTDIR$COMMAND" \
-        "$DESTDIR$MANUAL" "$DESTDIR$ROTATION.dpkg-dist" "$DESTDIR$DEFAULTS.dpkg-dist" \
+        "$DESTDIR$MANUAL" "$DESTDIR$CATALOG" "$DESTDIR$ROTATION.dpkg-dist" "$DESTDIR$DEFAULTS.dpkg-dist" \
         "$DESTDIR$PROGRAM_DIR/wg_monitor.py" "$DESTDIR$PROGRAM_DIR/__pycache__" "$DESTDIR$PROGRAM_DIR/shipped"
     # Hooks beside the program stay.
-    for directory in $PROGRAM_DIR "${MANUAL%/*}"; do
+    for directory in $PROGRAM_DIR "${MANUAL%/*}" "${CATALOG%/*}" "${CATALOG%/*/*}"; do
         [ ! -d "$DESTDIR$directory" ] || try rmdir "$DESTDIR$directory" 2>/dev/null || :
     done
     set -- "$DESTDIR$DEFAULTS" "$DESTDIR$DEFAULTS"-* "$DESTDIR$UNIT_DIR"/wg-monitor.service.d \
@@ -489,6 +500,7 @@ uninstall_all() {
     fi
     if systemd_runs; then
         run systemctl daemon-reload
+        update_catalog
     fi
     for path in "$@" "$DESTDIR$PROGRAM_DIR"; do
         if [ -e "$path" ]; then

@@ -31,6 +31,7 @@ INSTALLED = {
     "/opt/wg-monitor/wg_monitor.py": 0o755,
     "/usr/local/bin/wg-monitor": 0o755,
     "/usr/local/share/man/man8/wg-monitor.8": 0o644,
+    "/usr/local/lib/systemd/catalog/wg-monitor.catalog": 0o644,
     "/var/log/wg_monitor.log": 0o640,
 }
 TRAIL, DEFAULTS, MODULE = "/var/log/wg_monitor.log", "/etc/default/wg-monitor", "/opt/wg-monitor/wg_monitor.py"
@@ -154,7 +155,7 @@ def source(tmp_path: Path) -> Path:
     """A copy of the project that tests may change."""
     copy = tmp_path / "source"
     copy.mkdir()
-    for name in ("install.sh", "wg_monitor.py", "wg-monitor.default", "wg-monitor.logrotate", *UNITS):
+    for name in ("install.sh", "wg_monitor.py", "wg-monitor.default", "wg-monitor.logrotate", "wg-monitor.catalog", *UNITS):
         shutil.copy(str(PROJECT / name), str(copy))
     (copy / "wg-monitor.8").write_text(".TH WG-MONITOR 8\n")
     return copy
