@@ -1753,9 +1753,16 @@ class Note(NamedTuple):
     boot: float = 0.0
     line: int = 0  # the last numbers that were given away
     session: int = 0
+    # Of this run: readings and those that failed, hook runs and those that failed, and writes that failed.
+    readings: int = 0
+    failed: int = 0
+    hooks: int = 0
+    hook_failures: int = 0
+    trail_failures: int = 0
+    store_failures: int = 0
 
 
-NOTE_SIZE = 256
+NOTE_SIZE = 512
 
 
 class Store:
@@ -1829,21 +1836,23 @@ class Store:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self.note_file = os.open(self.path + ".last", flags, 0o600)
         pairs = os.pread(self.note_file, NOTE_SIZE, 0).split() if self.note is None else []
-        with suppress(ValueError):
-            name, save, boot_id, *others = (pair.partition(b"=")[2].decode() for pair in pairs)
-            wall, boot, line, session = others
-            self.note = Note(name, int(save), boot_id, float(wall), float(boot), int(line), int(session))
+        if len(pairs) in (7, len(Note._fields)):  # a version without the counts wrote 7
+            with suppress(ValueError):
+                name, save, boot_id, wall, boot, *numbers = (pair.partition(b"=")[2].decode() for pair in pairs)
+                self.note = Note(name, int(save), boot_id, float(wall), float(boot), *map(int, numbers))
         if self.note is None and not self.existed:
             self.take_note(0, 0)  # the numbers begin at 1, even if this first start is interrupted
 
-    def take_note(self, line: int, session: int, last: Moment | None = None) -> None:
-        """Overwrites the small file: with the last numbers, before any line shows them, and with the last reading.
+    def take_note(self, line: int, session: int, last: Moment | None = None, counts: Any = None) -> None:
+        """Overwrites the small file: with the last numbers, before any line shows them, with the last reading, and with
+        the counts of this run.
 
         It is one write, which SIGKILL does not tear. It does not wait for the disk: a power failure may lose it."""
         note = self.note or Note(boot_id=self.boot_id)
         if last is not None and self.saved is not None:
             note = Note(self.saved["id"], self.saved["stamp"], self.boot_id, *last)
-        self.note = note._replace(line=line, session=session)
+        of_run = {} if counts is None else {name: counts[name] for name in Note._fields[7:]}
+        self.note = note._replace(line=line, session=session, **of_run)
         text = " ".join("%s=%s" % pair for pair in zip(Note._fields, self.note))
         with self.faults():
             if last is not None and not self.is_current():
@@ -2777,7 +2786,7 @@ class Monitor:
             with self.store_faults():
                 self.outbox.write()
         except OSError as error:
-            self.counts["write failures"] += 1
+            self.counts["trail_failures"] += 1
             self.trail.reopen()
             path = printable(self.trail.path)
             begins = "%s cannot be written: %s; its lines are kept in memory" % (path, reason_of(error))
@@ -2787,7 +2796,7 @@ class Monitor:
             self.recovered("trail")
 
     def store_failed(self, fault: StoreFault) -> None:
-        self.counts["write failures"] += 1
+        self.counts["store_failures"] += 1
         path = printable(self.settings.state_path)
         begins = "%s cannot be used: %s; changes are kept in memory" % (path, fault)
         self.faults.begin(Fault("store", "", begins, "%s can be used again" % path))
@@ -3054,9 +3063,10 @@ class Monitor:
                 self.trail.probe()
                 self.recovered("trail")
         self.flush(checkpoint=read and (due or first))
-        if read and self.store is not None and "store" not in self.faults:
+        if self.store is not None and "store" not in self.faults:
+            last = self.table.last if read else None
             with self.store_faults():
-                self.store.take_note(self.outbox.delivered.last, self.table.sessions, self.table.last)
+                self.store.take_note(self.outbox.delivered.last, self.table.sessions, last, self.counts)
         if read and not gc.isenabled():
             gc.freeze()  # the table stays: the collector would look at each of its rows, again and again
             gc.set_threshold(VALUES_PER_COLLECTION)
@@ -3087,7 +3097,7 @@ class Monitor:
         for run in self.hooks.reap():
             self.counts["hooks"] += 1
             if run.process.returncode or run.overdue:
-                self.counts["hook failures"] += 1
+                self.counts["hook_failures"] += 1
                 self.warn(run.words())
             else:
                 self.note("DEBUG", run.words())
@@ -3099,7 +3109,7 @@ class Monitor:
             return
         waited = counted(len(hooks.waiting), "run")
         for report in hooks.start():
-            self.counts["hook failures"] += 1
+            self.counts.update(("hooks", "hook_failures"))
             self.warn(report)
         path = printable(hooks.path)
         if hooks.unfit:
@@ -3148,8 +3158,9 @@ class Monitor:
         text = "Statistics | Readings: %d (%d failed, %d late)" % (c["readings"], c["failed"], self.grid.skipped)
         text += ", Events: %d, Skipped lines: %d" % (c["events"], c["skipped"])
         text += ", Peers: %d online of %d" % (self.table.online, len(self.table.rows))
-        hooks = (c["hooks"], c["hook failures"], len(self.hooks.waiting))
-        text += ", Hooks: %d run, %d failed, %d waiting" % hooks + ", Writes: %d failed" % c["write failures"]
+        hooks = (c["hooks"], c["hook_failures"], len(self.hooks.waiting))
+        text += ", Hooks: %d run, %d failed, %d waiting" % hooks
+        text += ", Writes: %d failed" % (c["trail_failures"] + c["store_failures"])
         kept = max(len(self.outbox.unsaved), len(self.outbox.unwritten))
         if kept or self.console.dropped:
             text += ", Lines: %d kept, %d dropped by the console" % (kept, self.console.dropped)

@@ -718,11 +718,13 @@ def test_the_watchdog_interval_is_read(name: str, values: Dict[str, str], second
 
 WRITE = """
 import sys, wg_monitor
+wg_monitor.JOURNAL = "/nowhere"
 console = wg_monitor.Console(sys.argv[1])
 for number in range(int(sys.argv[2])):
     if number % 1000 == 0:
         console.begin()
-    console.write(4, b"2023-10-27 10:00:00 line %d " % number + b"x" * int(sys.argv[3]) + b"\\n", True)
+    line = b"2023-10-27 10:00:00 line %d " % number + b"x" * int(sys.argv[3]) + b"\\n"
+    console.write(wg_monitor.Record(number, wg_monitor.Event("WARN", 0.0), line, 0), True)
 print(console.dropped)
 """
 

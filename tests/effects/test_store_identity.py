@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, NamedTuple, Tuple
@@ -78,7 +79,29 @@ def test_the_small_file_is_one_line_of_a_fixed_size(path: Path) -> None:
         "boot=%s" % at(0.25).boot,
         "line=3",
         "session=2",
+        *("%s=0" % name for name in wg_monitor.Note._fields[7:]),
     ]
+
+
+def test_the_small_file_has_the_counts_of_the_run(path: Path) -> None:
+    with Watcher(path) as watcher:
+        watcher.see(TWO, at(0))
+        counts = Counter(readings=7, failed=2, hooks=5, hook_failures=1, trail_failures=3, store_failures=4)
+        watcher.store.take_note(1, 1, at(0.25), counts)
+        watcher.store.take_note(2, 1)
+        assert note_of(path).read_text().split()[5:] == [
+            "line=2", "session=1", "readings=7", "failed=2", "hooks=5", "hook_failures=1", "trail_failures=3",
+            "store_failures=4",
+        ]  # fmt: skip
+
+
+def test_the_small_file_of_an_older_version_has_no_counts_and_is_believed(path: Path) -> None:
+    with Watcher(path) as watcher:
+        watcher.see(TWO, at(0))
+        watcher.store.take_note(5, 4, at(0.25))
+    note_of(path).write_bytes(b"%-255s\n" % b" ".join(note_of(path).read_bytes().split()[:7]))
+    with Watcher(path) as watcher:
+        assert watcher.store.note is not None and watcher.store.note[5:] == (5, 4, 0, 0, 0, 0, 0, 0)
 
 
 def test_the_longest_values_fit_into_the_small_file(path: Path, boot: "Callable[[str], None]") -> None:
@@ -86,7 +109,8 @@ def test_the_longest_values_fit_into_the_small_file(path: Path, boot: "Callable[
     longest = Moment(253402300798.9999, 123456789.12345679)
     with Watcher(path) as watcher:
         watcher.see(TWO, at(0))
-        watcher.store.take_note(2**63 - 1, 2**63 - 1, longest)
+        counts = dict.fromkeys(wg_monitor.Note._fields[7:], 2**63 - 1)
+        watcher.store.take_note(2**63 - 1, 2**63 - 1, longest, counts)
         note = watcher.store.note
     with Watcher(path) as watcher:
         assert watcher.store.note == note

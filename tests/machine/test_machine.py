@@ -383,6 +383,66 @@ def test_a_process_that_left_its_hook_has_the_limits_of_the_service_and_ends_wit
     wait_for("its end", lambda: not runs("left"))
 
 
+# --- The journal --------------------------------------------------------------------------------------------------
+
+
+def entries(made: Host, *matches: str) -> List[Dict[str, str]]:
+    """What the journal has, in order, without the entries of systemd itself."""
+    made.run("journalctl", "--sync")
+    found = made.run("journalctl", "--output=json", "--all", "--unit=" + SERVICE, *matches).stdout
+    return [entry for entry in map(json.loads, found.splitlines()) if entry.get("_COMM") != "systemd"]
+
+
+def removals(made: Host) -> int:
+    return len([line for line in events(made) if line.startswith("REMOVED")])
+
+
+def toggle(made: Host, times: int) -> None:
+    """The peer is removed and added again: so many REMOVED lines."""
+    key = "public_key=" + machine.hexadecimal(CLIENT_PUBLIC)
+    for number in range(removals(made) + 1, removals(made) + times + 1):
+        made.shell(machine.set_device("wg0", key, "remove=true"))
+        wait_for("its line", lambda number=number: removals(made) == number)  # type: ignore[misc]
+        made.shell(machine.set_device("wg0", key, "allowed_ip=10.77.1.2/32"))
+        wait_for("its line", lambda: not events(made)[-1].startswith("REMOVED"))
+
+
+def test_the_journal_has_each_event_once_with_all_its_fields(home: Machine) -> None:
+    toggle(home, 1)
+    home.shell("systemctl restart systemd-journald")
+    toggle(home, 2)
+    pid = home.property("systemd-journald", "MainPID")
+    home.run("kill", "-STOP", pid)
+    toggle(home, 2)
+    home.run("kill", "-CONT", pid)
+    toggle(home, 1)
+    home.run("systemctl", "stop", "systemd-journald")  # its sockets stay, as always
+    toggle(home, 2)
+
+    found = entries(home, "WG_PEER=" + CLIENT_PUBLIC)
+    trail = [line for line in lines(home) if PEER in line]
+    assert [entry["MESSAGE"] for entry in found] == trail
+    numbers = [int(entry["WG_SEQ"]) for entry in found]
+    assert numbers == sorted(set(numbers))
+    for entry in found:
+        kind = entry["MESSAGE"].split()[0]
+        assert entry["WG_EVENT"] == kind and entry["MESSAGE_ID"] == wg_monitor.MESSAGE_IDS[kind]
+        assert (entry["PRIORITY"], entry["SYSLOG_IDENTIFIER"]) == ("6", "wg-monitor")
+        assert (entry["WG_INTERFACE"], entry["WG_ALLOWED_IPS"]) == ("wg0", "10.77.1.2/32")
+        assert re.fullmatch(r"\d+", entry["WG_HANDSHAKE"])
+        assert entry["_SYSTEMD_UNIT"] == SERVICE and entry["_COMM"] in ("wg-monitor", "python3")
+        if kind == "REMOVED" and "WG_REASON" in entry:
+            assert entry["WG_REASON"] == "removed" and {"WG_SESSION_SECONDS", "WG_RX", "WG_TX"} <= set(entry)
+    assert any("WG_REASON" in entry for entry in found)
+
+
+def test_the_journal_explains_lines_and_has_the_last_one(home: Machine) -> None:
+    home.run("systemctl", "stop", SERVICE)
+    assert entries(home)[-1]["MESSAGE"].startswith("Monitor stopped | ")
+    explained = home.run("journalctl", "--no-pager", "--catalog", "WG_PEER=" + CLIENT_PUBLIC).stdout
+    assert "Subject: %s is online on wg0" % CLIENT_PUBLIC in explained
+
+
 # --- The service manager ------------------------------------------------------------------------------------------
 
 

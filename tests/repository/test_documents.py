@@ -274,8 +274,32 @@ def test_every_warning_is_explained(sentence: str) -> None:
 
 @pytest.mark.parametrize("documented", explained_warnings(EVENTS) if (PROJECT / EVENTS).exists() else [])
 def test_every_explained_warning_exists_in_the_module(documented: str) -> None:
-    every = [text for text in constants(ast.parse(read("wg_monitor.py"))) if len(text.split()) >= 3 and len(text) < 200]
-    assert any(re.search(pattern(text), documented) for text in every if re.search("[a-z]{3}", text))
+    every = set(constants(ast.parse(read("wg_monitor.py")))) - wg_monitor.WARNING_IDS.keys()
+    texts = [text for text in every if len(text.split()) >= 3 and len(text) < 200 and re.search("[a-z]{3}", text)]
+    assert any(re.search(pattern(text), documented) for text in texts)
+
+
+@pytest.mark.parametrize("documented", explained_warnings(EVENTS) if (PROJECT / EVENTS).exists() else [])
+def test_every_warning_has_a_kind_of_its_own_in_the_journal(documented: str) -> None:
+    record = wg_monitor.Record(1, wg_monitor.Event("WARN", 0.0), b"", wg_monitor.HOOK_NONE)
+    assert wg_monitor.journal_fields(record, "[WARN] " + documented).get("MESSAGE_ID")
+
+
+def test_the_page_lists_the_ids_of_the_journal() -> None:
+    listed = re.findall(r"^\| `([0-9a-f]{32})` \| `(.*)` \|$", read("docs/journal.md"), re.M)
+    assert [each for each, _ in listed] == [*wg_monitor.MESSAGE_IDS.values(), *wg_monitor.WARNING_IDS.values()]
+    for identifier, shown in listed[len(wg_monitor.MESSAGE_IDS) :]:
+        (part,) = [part for part, value in wg_monitor.WARNING_IDS.items() if value == identifier]
+        assert part in shown.replace("…", " ") + " ", "the page shows another line"
+
+
+def test_the_page_lists_the_fields_of_the_journal() -> None:
+    ended = wg_monitor.Ended(wg_monitor.Session(1, 0.0, 0.0, 0, 0, 0.0, ""), 0.0, 1.0, 1, 1, "idle")
+    event = wg_monitor.Event("OFFLINE", 0.0, "wg0", "key", "1.2.3.4:5", "10.0.0.1/32", 1, 0, ended=ended)
+    fields = wg_monitor.journal_fields(wg_monitor.Record(1, event, b"", wg_monitor.HOOK_NONE), "text")
+    section = read("docs/journal.md").split("## Fields")[1].split("## ")[0]
+    listed = re.findall("`([A-Z_]+)`", "".join(re.findall(r"^\| ([^|]*) \|", section, re.M)))
+    assert sorted(listed) == sorted(fields)
 
 
 @pytest.mark.parametrize("kind", wg_monitor.EVENT_KINDS)
