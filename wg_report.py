@@ -389,7 +389,9 @@ class Bucket:
     def add(self, session: Session, until: float) -> None:
         # `until`: the end of the period.
         stop = min(self.stop, until)
-        before, after = (part_of(session, -FOREVER, wall) for wall in (self.start, stop))
+        before, after = 0.0, 1.0
+        if not self.start <= session.start <= session.until < stop:
+            before, after = part_of(session, -FOREVER, self.start), part_of(session, -FOREVER, stop)
         if after > before or self.start <= session.start < stop:
             self.sessions += 1
             self.peers.add(session[:3])
