@@ -17,7 +17,8 @@ from harness import PROJECT, lacking, need
 
 pytestmark = pytest.mark.once
 
-SHELL_SCRIPTS = ["tests/run", ".ci/run", "install.sh"]
+HOOKS = sorted(path.relative_to(PROJECT).as_posix() for path in (PROJECT / "contrib/hooks").iterdir())
+SHELL_SCRIPTS = ["tests/run", ".ci/run", "install.sh", *HOOKS]
 
 
 def judge(*command: str) -> None:
