@@ -16,6 +16,7 @@ MANUAL=/usr/local/share/man/man8/wg-monitor.8
 CATALOG=/usr/local/lib/systemd/catalog/wg-monitor.catalog
 TRAIL=/var/log/wg_monitor.log
 STATE_DIR=/var/lib/wg-monitor
+HOOK_SETTINGS=/etc/wg-monitor
 PYTHON=/usr/bin/python3
 SERVICE=wg-monitor.service
 INSTANCES='wg-monitor@*.service'
@@ -46,7 +47,8 @@ usage: [DESTDIR=DIR] ./install.sh [--dry-run] [--no-start] [--no-deps]
   --no-deps     install no packages; only print which are missing
   --uninstall   stop the service and its instances, and remove the installed files;
                 keep the logs (/var/log/wg_monitor*), the store (/var/lib/wg-monitor)
-                and the settings (/etc/default/wg-monitor*, drop-ins)
+                and the settings (/etc/default/wg-monitor*, /etc/wg-monitor,
+                drop-ins)
   --purge       with --uninstall: remove these as well
   --dry-run     print what would be done, and do nothing
   DESTDIR       install the files under DIR, to build a package; start nothing and
@@ -491,7 +493,7 @@ uninstall_all() {
     for directory in $PROGRAM_DIR "${MANUAL%/*}" "${CATALOG%/*}" "${CATALOG%/*/*}"; do
         [ ! -d "$DESTDIR$directory" ] || try rmdir "$DESTDIR$directory" 2>/dev/null || :
     done
-    set -- "$DESTDIR$DEFAULTS" "$DESTDIR$DEFAULTS"-* "$DESTDIR$UNIT_DIR"/wg-monitor.service.d \
+    set -- "$DESTDIR$DEFAULTS" "$DESTDIR$DEFAULTS"-* "$DESTDIR$HOOK_SETTINGS" "$DESTDIR$UNIT_DIR"/wg-monitor.service.d \
         "$DESTDIR$UNIT_DIR"/wg-monitor@*.service.d "$DESTDIR$TRAIL"* "$DESTDIR${TRAIL%.log}"-*.log* \
         "$DESTDIR${TRAIL%/*}/.${TRAIL##*/}.lock" "$DESTDIR${TRAIL%/*}/.wg_monitor"-*.log.lock "$DESTDIR$STATE_DIR" \
         ${edited:+"$DESTDIR$edited"}

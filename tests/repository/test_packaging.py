@@ -422,6 +422,7 @@ def test_uninstall_leaves_and_lists_logs_and_settings(target: Target) -> None:
     target.install()
     extra = ["/var/log/wg_monitor.log.1", "/var/log/wg_monitor-wg0.log", "/var/lib/wg-monitor/state.db"]
     extra += ["/etc/default/wg-monitor-wg0", "/etc/systemd/system/wg-monitor.service.d/mail.conf"]
+    extra += ["/etc/wg-monitor/ntfy.conf"]
     extra += ["/var/log/.wg_monitor.log.lock", "/var/log/.wg_monitor-wg0.log.lock"]
     extra += ["/var/lib/wg-monitor/state.db.last", "/var/lib/wg-monitor/state-wg0.db.last"]
     foreign = ["/opt/wg-monitor/hook", "/var/log/wg_changes.log", "/etc/default/wg-monitoring"]
@@ -439,6 +440,7 @@ def test_uninstall_leaves_and_lists_logs_and_settings(target: Target) -> None:
         "/etc/default/wg-monitor",
         "/etc/default/wg-monitor-wg0",
         "/etc/systemd/system/wg-monitor.service.d",
+        "/etc/wg-monitor",
         "/opt/wg-monitor",
         "/var/lib/wg-monitor",
         "/var/log/.wg_monitor-wg0.log.lock",
