@@ -562,6 +562,7 @@ def test_logrotate_under_load_loses_and_repeats_no_line(home: Machine) -> None:
 
 ROWS = {
     "web": "curl --fail --silent http://127.0.0.1:8000/",
+    "ready-made": "set -e; for hook in matrix ntfy telegram webhook; do /opt/wg-monitor/$hook; done",
     "log": "echo line >> /var/log/wg_changes.log",
     "state": "echo mine > /var/lib/wg-monitor/mine",
     "home": "echo x > /home/x",
@@ -574,15 +575,28 @@ ROWS = {
     "wg": "wg show wg0 peers",
     "chown": "chown daemon /var/lib/wg-monitor/mine",
     "sendmail": r"printf 'Subject: peer\n\nfrom the hook\n' | timeout 5 sendmail -f root root",
+    "mail": "timeout 5 /opt/wg-monitor/mail",
 }
 
-MAY = {"web", "log", "state", "tmp", "logger", "wg"}
+MAY = {"web", "ready-made", "log", "state", "tmp", "logger", "wg"}
 ALLOWED: Dict[str, Set[str]] = {
     "": MAY,
-    "no-network.conf": MAY - {"web"},
-    "mail.conf": MAY | {"sendmail"},
+    "no-network.conf": MAY - {"web", "ready-made"},
+    "mail.conf": MAY | {"sendmail", "mail"},
     "systemctl.conf": MAY | {"systemctl"},
 }
+
+# A web server that accepts every message.
+WEB = """
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+class Handler(SimpleHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+    do_PUT = do_POST
+HTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
+"""
 
 HOOK = """#!/bin/sh
 exec > /var/lib/wg-monitor/result 2>&1
@@ -603,12 +617,17 @@ class Sandbox:
     def __init__(self, made: Host) -> None:
         self.machine = made
         self.results: Dict[str, Dict[str, Row]] = {}
+        made.write("/srv/web.py", WEB)
+        for path in (PROJECT / "contrib/hooks").iterdir():
+            made.write("/opt/wg-monitor/" + path.name, path.read_text(encoding="utf-8"), 0o755)
+            conf = "To: root\n" if path.name == "mail" else 'url = "http://127.0.0.1:8000/"\n'
+            made.write("/etc/wg-monitor/%s.conf" % path.name, conf, 0o600)
         made.shell(
             """
             apt-get --quiet update
             DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes --no-install-recommends install postfix
             mkdir /srv/www && echo from the web > /srv/www/index.html
-            systemd-run --unit=web python3 -m http.server --directory /srv/www --bind 127.0.0.1 8000
+            systemd-run --unit=web --working-directory=/srv/www python3 /srv/web.py
             systemd-run --unit=bystander --remain-after-exit true
             """
         )
@@ -667,6 +686,7 @@ def test_the_hooks_actions_have_their_effects(sandbox: Sandbox) -> None:
     assert made.run("test", "-e", "/tmp/hook-was-here", check=False).returncode == 1, "the hook wrote to the machine's /tmp"
     sandbox.under("mail.conf")
     wait_for("the mail", lambda: "from the hook" in made.run("cat", "/var/mail/root", check=False).stdout)
+    wait_for("the event", lambda: "Subject: ONLINE [wg0]" in made.run("cat", "/var/mail/root", check=False).stdout)
 
 
 def test_no_variable_of_the_service_manager_reaches_the_hook(sandbox: Sandbox) -> None:
