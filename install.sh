@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs wg_monitor: the module, the wg-monitor command, the units, the default file, the logrotate file and the
-# manual page. Then starts the service and shows its status. See `./install.sh --help`.
+# Installs wg_monitor: the module, the wg-monitor command, the units, the default file, the logrotate file, the
+# manual page and the completion for bash. Then starts the service and shows its status. See `./install.sh --help`.
 #
 # The installer replaces a file only if its content, owner or mode differs, and by renaming. A second run changes nothing.
 
@@ -14,6 +14,7 @@ DEFAULTS=/etc/default/wg-monitor
 ROTATION=/etc/logrotate.d/wg-monitor
 MANUAL=/usr/local/share/man/man8/wg-monitor.8
 CATALOG=/usr/local/lib/systemd/catalog/wg-monitor.catalog
+COMPLETION=/usr/local/share/bash-completion/completions/wg-monitor
 TRAIL=/var/log/wg_monitor.log
 STATE_DIR=/var/lib/wg-monitor
 HOOK_SETTINGS=/etc/wg-monitor
@@ -329,6 +330,9 @@ END
     if [ -e wg-monitor.8 ]; then
         put wg-monitor.8 $MANUAL 0644 || :
     fi
+    if [ -e contrib/completion/wg-monitor ]; then
+        put contrib/completion/wg-monitor $COMPLETION 0644 || :
+    fi
 }
 
 install_units() {
@@ -487,10 +491,12 @@ uninstall_all() {
         remove "$DESTDIR$ROTATION"
     fi
     remove "$DESTDIR$UNIT_DIR/wg-monitor.service" "$DESTDIR$UNIT_DIR/wg-monitor@.service" "$DESTDIR$COMMAND" \
-        "$DESTDIR$MANUAL" "$DESTDIR$CATALOG" "$DESTDIR$ROTATION.dpkg-dist" "$DESTDIR$DEFAULTS.dpkg-dist" \
-        "$DESTDIR$PROGRAM_DIR/wg_monitor.py" "$DESTDIR$PROGRAM_DIR/__pycache__" "$DESTDIR$PROGRAM_DIR/shipped"
+        "$DESTDIR$MANUAL" "$DESTDIR$CATALOG" "$DESTDIR$COMPLETION" "$DESTDIR$ROTATION.dpkg-dist" \
+        "$DESTDIR$DEFAULTS.dpkg-dist" "$DESTDIR$PROGRAM_DIR/wg_monitor.py" "$DESTDIR$PROGRAM_DIR/__pycache__" \
+        "$DESTDIR$PROGRAM_DIR/shipped"
     # Hooks beside the program stay.
-    for directory in $PROGRAM_DIR "${MANUAL%/*}" "${CATALOG%/*}" "${CATALOG%/*/*}"; do
+    for directory in $PROGRAM_DIR "${MANUAL%/*}" "${CATALOG%/*}" "${CATALOG%/*/*}" "${COMPLETION%/*}" \
+        "${COMPLETION%/*/*}"; do
         [ ! -d "$DESTDIR$directory" ] || try rmdir "$DESTDIR$directory" 2>/dev/null || :
     done
     set -- "$DESTDIR$DEFAULTS" "$DESTDIR$DEFAULTS"-* "$DESTDIR$HOOK_SETTINGS" "$DESTDIR$UNIT_DIR"/wg-monitor.service.d \

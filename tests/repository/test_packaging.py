@@ -30,6 +30,7 @@ INSTALLED = {
     "/opt/wg-monitor/shipped/wg-monitor.logrotate": 0o644,
     "/opt/wg-monitor/wg_monitor.py": 0o755,
     "/usr/local/bin/wg-monitor": 0o755,
+    "/usr/local/share/bash-completion/completions/wg-monitor": 0o644,
     "/usr/local/share/man/man8/wg-monitor.8": 0o644,
     "/usr/local/lib/systemd/catalog/wg-monitor.catalog": 0o644,
     "/var/log/wg_monitor.log": 0o640,
@@ -158,6 +159,7 @@ def source(tmp_path: Path) -> Path:
     for name in ("install.sh", "wg_monitor.py", "wg-monitor.default", "wg-monitor.logrotate", "wg-monitor.catalog", *UNITS):
         shutil.copy(str(PROJECT / name), str(copy))
     (copy / "wg-monitor.8").write_text(".TH WG-MONITOR 8\n")
+    shutil.copytree(str(PROJECT / "contrib/completion"), str(copy / "contrib/completion"))
     return copy
 
 

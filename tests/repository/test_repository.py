@@ -45,7 +45,7 @@ def test_mypy_reports_nothing() -> None:
     judge("mypy", "wg_monitor.py", "tests/")
 
 
-@pytest.mark.parametrize("script", SHELL_SCRIPTS)
+@pytest.mark.parametrize("script", [*SHELL_SCRIPTS, "contrib/completion/wg-monitor"])
 def test_shellcheck_reports_nothing(script: str) -> None:
     judge("shellcheck", script)
 
