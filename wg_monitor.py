@@ -1020,6 +1020,31 @@ def faults_of(reading: Reading, table: Table, settings: Settings) -> list[Fault]
     return faults
 
 
+# --- Decisions about hook runs --------------------------------------------------------------------------------------
+
+
+# The hook runs that wait, in the order of their events, and what has become of the others.
+class HookQueue:
+    def __init__(self) -> None:
+        self.waiting: dict[int, Record] = {}  # by number
+        self.marks: dict[int, int] = {}  # what the store does not know yet
+        self.dropped = 0  # since the last report
+
+    def add(self, record: Record) -> None:
+        self.waiting[record.seq] = record
+        if len(self.waiting) > HOOKS_WAITING_MAX:
+            self.dropped += 1
+            self.take(next(iter(self.waiting)), HOOK_DROPPED)
+
+    def take(self, seq: int, mark: int) -> None:
+        del self.waiting[seq]
+        self.marks[seq] = mark
+
+    def ready(self, busy: AbstractSet[Any]) -> Iterator[Record]:
+        # Those that may start. `busy`: the peers for which one runs, which may become more meanwhile.
+        return (record for record in tuple(self.waiting.values()) if record.peer not in busy)
+
+
 # --- Renderings ---------------------------------------------------------------------------------------------------
 
 
@@ -2434,44 +2459,34 @@ class Run:
 class HookRunner:
     def __init__(self, path: str, timeout_s: int, poll: "select.poll") -> None:
         self.path, self.timeout_s, self.poll = path, timeout_s, poll
+        self.queue = HookQueue()
         self.readers: dict[int, Run] = {}  # the runs that may still print something, by descriptor
-        self.waiting: deque[Record] = deque()
         self.running: dict[tuple[str | None, str | None], Run] = {}  # by interface and key: one run per peer
-        self.marks: dict[int, int] = {}  # what the store does not know yet
         # Why no run can be started (root must not run the script, or the kernel cannot), and until when on the
         # monotonic clock.
-        self.unfit, self.retry_at, self.dropped = "", 0.0, 0
-
-    def add(self, record: Record) -> None:
-        self.waiting.append(record)
-        if len(self.waiting) > HOOKS_WAITING_MAX:
-            self.marks[self.waiting.popleft().seq] = HOOK_DROPPED
-            self.dropped += 1
+        self.unfit, self.retry_at = "", 0.0
 
     def start(self) -> Iterator[str]:
         # Starts as many runs as may run. Yields the report of each that can never be started. If `unfit` says why none
         # can, all wait for the next attempt. It must not come at once: the SIGCHLD of a failed one wakes the loop.
-        for record in tuple(self.waiting):
-            event, peer = record.event, record.peer
+        for record in self.queue.ready(self.running.keys()):
             if len(self.running) == HOOKS_AT_ONCE or time.monotonic() < self.retry_at:
                 return
-            if peer in self.running:
-                continue
             real, self.unfit = judge_script(self.path)  # right before the run
             try:
                 run = None if self.unfit else Run(record, self.path, real, self.timeout_s)
             except OSError as error:
                 if error.errno == errno.E2BIG:  # its own environment is too large
-                    self.waiting.remove(record)
-                    self.marks[record.seq] = HOOK_DONE
+                    self.queue.take(record.seq, HOOK_DONE)
+                    event = record.event
                     yield "Hook for %s [%s] could not be run: %s" % (event.kind, event.interface, reason_of(error))
                     continue
                 run, self.unfit = None, reason_of(error)
             if run is None:
                 self.retry_at = time.monotonic() + HOOK_RETRY_S
                 return
-            self.waiting.remove(record)
-            self.running[peer] = self.readers[run.reader] = run
+            del self.queue.waiting[record.seq]
+            self.running[record.peer] = self.readers[run.reader] = run
             self.poll.register(run.reader, select.POLLIN)
 
     def hear(self, reader: int) -> None:
@@ -2496,7 +2511,7 @@ class HookRunner:
             self.forget(run.reader)
             os.close(run.reader)
             del self.running[identity]
-            self.marks[run.record.seq] = HOOK_DONE
+            self.queue.marks[run.record.seq] = HOOK_DONE
             yield run
 
     def deadline(self) -> float:
@@ -2692,7 +2707,7 @@ class Monitor:
         for record in records:
             self.console.write(record, self.settings.log_format == "text")
             if record.hook == HOOK_DUE:
-                self.hooks.add(record)
+                self.hooks.queue.add(record)
 
     def save(self, checkpoint: bool) -> None:
         now, store = moment(), self.store
@@ -2772,10 +2787,13 @@ class Monitor:
             why = "the store came back too late"  # newer ones of the same peers may have run
         if not self.settings.on_change_script:
             why = "ON_CHANGE_SCRIPT is no longer set"
+        queue = self.hooks.queue
         if not why:
-            self.hooks.waiting.extendleft(reversed(jobs))
+            own, queue.waiting = queue.waiting, {}
+            for record in (*jobs, *own.values()):
+                queue.add(record)
         elif jobs:
-            self.hooks.marks.update((job.seq, HOOK_DROPPED) for job in jobs)
+            queue.marks.update((job.seq, HOOK_DROPPED) for job in jobs)
             self.warn("%s dropped: %s" % (counted(len(jobs), "hook run"), why))
 
     def write(self) -> None:
@@ -3103,11 +3121,11 @@ class Monitor:
                 self.note("DEBUG", run.words())
 
     def start_hooks(self) -> None:
-        hooks, store = self.hooks, self.store
+        hooks, queue, store = self.hooks, self.hooks.queue, self.store
         held = store is not None and store.saved is None and store.existed
-        if not hooks.waiting or (held and time.monotonic() < self.started + HOOKS_HELD_S):
+        if not queue.waiting or (held and time.monotonic() < self.started + HOOKS_HELD_S):
             return
-        waited = counted(len(hooks.waiting), "run")
+        waited = counted(len(queue.waiting), "run")
         for report in hooks.start():
             self.counts.update(("hooks", "hook_failures"))
             self.warn(report)
@@ -3117,29 +3135,29 @@ class Monitor:
             self.faults.begin(Fault("hook", "", begins, "The hook %s runs again" % path))
         else:
             self.faults.end("hook", more="; %s waited" % waited)
-        if hooks.dropped:
+        if queue.dropped:
             begins = "More than %d hook runs are waiting: the oldest are dropped" % HOOKS_WAITING_MAX
             self.faults.begin(Fault("queue", "", begins, ""))
-        if "queue" in self.faults and not hooks.waiting:
+        if "queue" in self.faults and not queue.waiting:
             self.faults.end("queue")
             self.report_dropped("; none is waiting now")
 
     def report_dropped(self, more: str = "") -> None:
-        dropped, self.hooks.dropped = self.hooks.dropped, 0
+        dropped, self.hooks.queue.dropped = self.hooks.queue.dropped, 0
         if dropped:
             self.warn("%s %s dropped%s" % (counted(dropped, "hook run"), "was" if dropped == 1 else "were", more))
 
     def mark_hooks(self) -> None:
         # Tells the store which hook runs are over, once it has their events.
         saved = self.outbox.unsaved[0].seq - 1 if self.outbox.unsaved else self.outbox.delivered.last
-        marks = {seq: mark for seq, mark in self.hooks.marks.items() if seq <= saved}
+        marks = {seq: mark for seq, mark in self.hooks.queue.marks.items() if seq <= saved}
         if self.store is None:
-            self.hooks.marks.clear()
+            self.hooks.queue.marks.clear()
         elif marks and "store" not in self.faults:
             with self.store_faults():
                 self.store.mark_hooks(marks)
                 for seq in marks:
-                    del self.hooks.marks[seq]
+                    del self.hooks.queue.marks[seq]
 
     def reload(self) -> None:
         # SIGHUP: opens the trail again.
@@ -3158,7 +3176,7 @@ class Monitor:
         text = "Statistics | Readings: %d (%d failed, %d late)" % (c["readings"], c["failed"], self.grid.skipped)
         text += ", Events: %d, Skipped lines: %d" % (c["events"], c["skipped"])
         text += ", Peers: %d online of %d" % (self.table.online, len(self.table.rows))
-        hooks = (c["hooks"], c["hook_failures"], len(self.hooks.waiting))
+        hooks = (c["hooks"], c["hook_failures"], len(self.hooks.queue.waiting))
         text += ", Hooks: %d run, %d failed, %d waiting" % hooks
         text += ", Writes: %d failed" % (c["trail_failures"] + c["store_failures"])
         kept = max(len(self.outbox.unsaved), len(self.outbox.unwritten))
@@ -3178,7 +3196,7 @@ class Monitor:
         while self.hooks.running and time.monotonic() < deadline:
             self.wait(min(deadline, self.hooks.deadline()))
             self.reap_hooks()
-        left = len(self.hooks.running) + len(self.hooks.waiting)
+        left = len(self.hooks.running) + len(self.hooks.queue.waiting)
         for run in self.hooks.running.values():
             kill_group(run.process.pid)
         self.report_dropped()

@@ -62,7 +62,7 @@ class Hooks:
         self.seq += 1
         peer_fields = (key(peer), "192.0.2.1:51820", "10.0.0.1/32", 1_700_000_000, 1)
         event = Event(kind, 1_700_000_100.0, "wg0", *peer_fields)
-        self.runner.add(Record(self.seq, event, b"its line\n", HOOK_DUE))
+        self.runner.queue.add(Record(self.seq, event, b"its line\n", HOOK_DUE))
 
     def turn(self) -> None:
         """As the monitor does, but for the rest that it does."""
@@ -81,7 +81,7 @@ class Hooks:
 
         def idle() -> bool:
             self.turn()
-            return not self.runner.running and not self.runner.waiting
+            return not self.runner.running and not self.runner.queue.waiting
 
         wait_for("the hooks' end", idle)
         ended, self.ended = self.ended, []
@@ -99,7 +99,7 @@ class Hooks:
         self.obstacle.close()
         for run in self.runner.running.values():
             wg_monitor.kill_group(run.process.pid)
-        self.runner.waiting.clear()
+        self.runner.queue.waiting.clear()
         self.run_out()
         self.directory.cleanup()
 
@@ -188,7 +188,7 @@ def test_a_slow_hook_of_one_peer_does_not_delay_other_peers(hooks: Hooks) -> Non
     for number in range(20):
         hooks.add("peer%d" % number)
     wait_for("the others", lambda: hooks.logged() == 21 and len(hooks.runner.running) == 1)
-    assert len(hooks.runner.running) == len(hooks.runner.waiting) == 1
+    assert len(hooks.runner.running) == len(hooks.runner.queue.waiting) == 1
 
 
 def test_a_timeout_kills_the_hook_and_all_its_children(hooks: Hooks) -> None:
@@ -241,7 +241,7 @@ WORDS = [
 def test_the_end_of_a_hook_is_reported_in_words(hooks: Hooks, name: str, text: str, words: str) -> None:
     run = hooks.one(text)
     assert run.words() == "Hook for ONLINE [wg0] %s %s" % (wg_monitor.short_key(key("peer")), words)
-    assert hooks.runner.marks == {1: HOOK_DONE}
+    assert hooks.runner.queue.marks == {1: HOOK_DONE}
 
 
 def test_endless_output_is_limited_and_does_not_affect_other_hooks(hooks: Hooks) -> None:
@@ -273,10 +273,10 @@ def test_the_report_of_a_hook_is_one_printable_line_without_a_key(hooks: Hooks) 
 def test_the_oldest_of_too_many_waiting_hooks_are_discarded_and_marked(hooks: Hooks) -> None:
     for _ in range(HOOKS_WAITING_MAX + 5):
         hooks.add()
-    assert len(hooks.runner.waiting) == HOOKS_WAITING_MAX
-    assert hooks.runner.dropped == 5
-    assert hooks.runner.marks == dict.fromkeys(range(1, 6), HOOK_DROPPED)
-    hooks.runner.waiting.clear()
+    assert len(hooks.runner.queue.waiting) == HOOKS_WAITING_MAX
+    assert hooks.runner.queue.dropped == 5
+    assert hooks.runner.queue.marks == dict.fromkeys(range(1, 6), HOOK_DROPPED)
+    hooks.runner.queue.waiting.clear()
 
 
 class Obstacle(NamedTuple):
@@ -337,13 +337,13 @@ def test_runs_wait_in_order_while_the_hook(hooks: Hooks, obstacle: Obstacle) -> 
     for _ in range(5):
         hooks.turn()
     assert hooks.runner.unfit.startswith(obstacle.why)  # Python 3.7 adds the path
-    assert [record.seq for record in hooks.runner.waiting] == list(range(2, 14))
-    assert hooks.runner.marks == {1: HOOK_DONE}
+    assert [record.seq for record in hooks.runner.queue.waiting.values()] == list(range(2, 14))
+    assert hooks.runner.queue.marks == {1: HOOK_DONE}
     hooks.obstacle.close()
     assert len(hooks.run_out()) == 12
     assert hooks.runner.unfit == ""
     assert hooks.complaints == []
-    assert hooks.runner.marks == dict.fromkeys(range(1, 14), HOOK_DONE)
+    assert hooks.runner.queue.marks == dict.fromkeys(range(1, 14), HOOK_DONE)
     mine = [line.split() for line in lines_of(hooks.path / "ran")]
     for number in range(3):
         seqs = [int(seq) for seq, peer in mine if peer == key("peer%d" % number)]
@@ -360,7 +360,7 @@ def test_an_attempt_that_fails_is_not_repeated_at_once(hooks: Hooks) -> None:
         hooks.add()
         for _ in range(1000):
             assert list(hooks.runner.start()) == []
-        assert len(hooks.runner.waiting) == 1
+        assert len(hooks.runner.queue.waiting) == 1
         assert 1 <= len(ended) < 100
     finally:
         signal.signal(signal.SIGCHLD, former)
@@ -371,21 +371,21 @@ def test_the_oldest_of_too_many_runs_that_wait_for_the_hook_are_discarded(hooks:
         hooks.add()
         hooks.complaints += hooks.runner.start()
     assert hooks.runner.unfit == "No such file or directory"
-    assert (hooks.complaints, hooks.runner.dropped) == ([], 5)
-    assert [record.seq for record in hooks.runner.waiting] == list(range(6, HOOKS_WAITING_MAX + 6))
-    assert hooks.runner.marks == dict.fromkeys(range(1, 6), HOOK_DROPPED)
+    assert (hooks.complaints, hooks.runner.queue.dropped) == ([], 5)
+    assert [record.seq for record in hooks.runner.queue.waiting.values()] == list(range(6, HOOKS_WAITING_MAX + 6))
+    assert hooks.runner.queue.marks == dict.fromkeys(range(1, 6), HOOK_DROPPED)
 
 
 def test_a_run_whose_environment_is_too_large_fails_and_does_not_hold_up_the_others(hooks: Hooks) -> None:
     hooks.write("echo $PEER_SEQ >>%s" % hooks.log)
     hooks.seq += 1
     event = Event("ONLINE", 1_700_000_100.0, "wg0", key("many"), "", ",".join(["10.0.0.0/8"] * 20_000), 0, 1)
-    hooks.runner.add(Record(hooks.seq, event, b"its line\n", HOOK_DUE))
+    hooks.runner.queue.add(Record(hooks.seq, event, b"its line\n", HOOK_DUE))
     hooks.add("few")
     hooks.run_out()
     assert hooks.complaints == ["Hook for ONLINE [wg0] could not be run: Argument list too long"]
     assert lines_of(hooks.log) == ["2"]
-    assert hooks.runner.marks == {1: HOOK_DONE, 2: HOOK_DONE}
+    assert hooks.runner.queue.marks == {1: HOOK_DONE, 2: HOOK_DONE}
 
 
 # --- Which hook is fit --------------------------------------------------------------------------------------------

@@ -241,7 +241,7 @@ def main() -> int:
     around(wg_monitor.Monitor, "take_up_lines", fault, "taking up lines")
     around(wg_monitor.Store, "mark_trail", fault, "marking the trail")
     around(wg_monitor.Store, "mark_hooks", fault, "marking hooks")
-    around(wg_monitor.HookRunner, "add", fault, "queueing a hook")
+    around(wg_monitor.HookQueue, "add", fault, "queueing a hook")
     around(wg_monitor.Run, "words", fault, "reporting a hook")
     around(wg_monitor.Trail, "position", fault, "asking where the trail stands")
     around(wg_monitor.Trail, "mend", fault, "mending the trail")
