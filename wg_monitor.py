@@ -318,6 +318,11 @@ class Event(NamedTuple):
     peers: int = 0  # IFUP, IFDOWN
     online_peers: int = 0  # IFDOWN
 
+    @property
+    def session_told(self) -> Session | None:
+        # The one that is open after the event, or ended with it.
+        return self.session if self.ended is None else self.ended.session
+
 
 # Something that is wrong for a while.
 class Fault(NamedTuple):
@@ -338,6 +343,12 @@ class Record(NamedTuple):
     @property
     def peer(self) -> tuple[str | None, str | None]:
         return self.event.interface, self.event.public_key
+
+    def continuing(self, sessions: Mapping[int, Session]) -> "Record":
+        # With the session that its own, by number, goes on as.
+        session = self.event.session
+        session = sessions.get(session.number, session) if session is not None else None
+        return self._replace(event=self.event._replace(session=session))
 
 
 # Where the next line of the trail goes.
@@ -1080,13 +1091,12 @@ def event_fields(event: Event) -> dict[str, Any]:
         fields["new"] = True
     if event.kind in ("ROAMING", "CHANGED"):
         fields["from"] = event.before
-    if event.session is not None:
-        fields["session"] = event.session.number
-    ended = event.ended
+    session, ended = event.session_told, event.ended
+    if session is not None:
+        fields.update(session=session.number, session_start=rfc3339(session.start))
     if ended is not None:
-        start, last_seen = rfc3339(ended.session.start), rfc3339(ended.last_seen)
-        fields.update(session=ended.session.number, session_start=start, last_seen=last_seen)
-        fields.update(length_s=round(ended.length), received_bytes=ended.received, sent_bytes=ended.sent)
+        fields.update(last_seen=rfc3339(ended.last_seen), length_s=round(ended.length))
+        fields.update(received_bytes=ended.received, sent_bytes=ended.sent)
         fields.update(unwatched_s=round(ended.session.unwatched), reason=ended.reason)
     return fields
 
@@ -1110,13 +1120,19 @@ def runs_hook(event: Event, settings: Settings) -> bool:
 
 
 def hook_environment(record: Record) -> dict[str, str]:
-    # All that the hook gets. It inherits nothing: the monitor's own environment is the service manager's.
-    event = record.event
-    environment = {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", "HOME": "/", "PEER_SEQ": str(record.seq)}
-    environment.update(PEER_EVENT=event.kind, PEER_IFACE=event.interface or "", PEER_PUBKEY=event.public_key or "")
-    environment.update(PEER_ENDPOINT=event.endpoint or "", PEER_ALLOWED_IPS=event.allowed_ips or "")
-    environment.update(PEER_HANDSHAKE=str(event.handshake or 0), PEER_ONLINE=str(event.online or 0))
-    return environment
+    # All that the hook gets. It inherits nothing: the monitor's own environment is the service manager's. What does not
+    # apply is empty.
+    event, session, ended = record.event, record.event.session_told, record.event.ended
+    values: dict[str, Any] = {"SEQ": record.seq, "EVENT": event.kind, "TIME": int(event.wall), "IFACE": event.interface}
+    values.update(PUBKEY=event.public_key, ENDPOINT=event.endpoint, ALLOWED_IPS=event.allowed_ips)
+    values.update(HANDSHAKE=event.handshake or 0, ONLINE=event.online or 0, NEW=1 if event.new else None)
+    values.update(PREVIOUS_ENDPOINT=event.before if event.kind == "ROAMING" else None)
+    values.update(SESSION=session and session.number, SESSION_START=session and int(session.start))
+    values.update(REASON=ended and ended.reason, LAST_SEEN=ended and int(ended.last_seen))
+    values.update(SESSION_SECONDS=ended and round(ended.length), TEXT=event_text(event))
+    values.update(SESSION_RX=ended and ended.received, SESSION_TX=ended and ended.sent)
+    variables = {"PEER_" + name: "" if value is None else str(value) for name, value in values.items()}
+    return {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", "HOME": "/", **variables}
 
 
 def journal_fields(record: Record, line: str) -> dict[str, str]:
@@ -1716,10 +1732,11 @@ PEERS = Relation(
     past_tx int, heard real?, sent int""",
     "interface text, public_key text, heard_wall real?, session int?, ended_wall real?, ended real?",
 )
-SESSIONS = Relation(
-    "sessions number int, start real, began real, received_before int, sent_before int, unwatched real, endpoints text",
-    "interface text, public_key text",
+SESSION = (
+    "sessions number int, start real, began real, received_before int, sent_before int, unwatched real, endpoints text"
 )
+SESSIONS = Relation(SESSION, "interface text, public_key text")
+OUTCOMES = Relation(SESSION, "last_seen real?, length real?, received int?, sent int?, reason text?")
 ENDS = Relation(
     "sessions last_seen real, length real, received int, sent int, reason text",
     "detected real, endpoints text, unwatched real, number int",
@@ -1738,12 +1755,15 @@ SAVE_IPS = "INSERT INTO allowed_ips (interface, public_key, since, ips) VALUES (
 SAVE_RUN = "INSERT INTO runs (start, version, interval, threshold, liveness, interfaces) VALUES (?, ?, ?, ?, ?, ?)"
 STORE_SUFFIXES = ("", "-wal", "-shm", ".lock", ".last")  # of its files
 TABLES = {"monitor", "interfaces", "peers", "sessions", "events"}  # of all versions
+DUE_SESSIONS = "SELECT session FROM events WHERE hook = %d AND session IS NOT NULL" % HOOK_DUE
 UNSAVED = (0, "", 0.0, 0.0, None, 0.0, "", None, None, None, 0, "", 0)  # of `monitor`, after number and id
 SAVE_GAP = "INSERT INTO unwatched (start, stop, interface, why) VALUES (?, ?, ?, ?)"
 PRUNE = (
     """DELETE FROM events WHERE seq IN (
         SELECT seq FROM events WHERE wall < :before AND seq <= :written AND hook <> :due ORDER BY wall LIMIT :most)""",
-    "DELETE FROM sessions WHERE number IN (SELECT number FROM sessions WHERE detected < :before LIMIT :most)",
+    """DELETE FROM sessions WHERE number IN (
+        SELECT number FROM sessions WHERE detected < :before AND number NOT IN (%s) LIMIT :most)"""
+    % DUE_SESSIONS,
     "DELETE FROM unwatched WHERE stop < :before",
     "DELETE FROM runs WHERE number < (SELECT max(number) FROM runs WHERE start < :before)",
     "DELETE FROM addresses WHERE last_seen < :before",
@@ -1987,8 +2007,8 @@ class Store:
                 saved["complete"] = None
             table, lost = self.load_table(settings.interface, saved["complete"], None if same_boot else now)
             table.sessions = max(session, self.highest("sessions", "number"), self.highest("peers", "session"))
-            due = self.rows(EVENTS, "WHERE hook = ? ORDER BY seq", HOOK_DUE)
-            jobs = [Record(seq, Event(*own), text, hook) for *own, seq, _, _, hook, text in due]
+            outcomes = {row[0]: row for row in self.rows(OUTCOMES, "WHERE number IN (%s)" % DUE_SESSIONS)}
+            jobs = [record_of(row, outcomes) for row in self.rows(EVENTS, "WHERE hook = 1 ORDER BY seq")]
             watched = Moment(saved["wall"], saved["boot"]) if saved["wall"] else None
             place = (saved["device"], saved["inode"], saved["size"])
             position = None if None in place else Position(*map(int, place))
@@ -2182,10 +2202,31 @@ def place_after_reboot(row: Row, heard_wall: float | None, now: Moment) -> None:
 
 
 def event_row(record: Record) -> list[Any]:
-    event, ended = record.event, record.event.ended
-    was, session = (ended.reason, ended.session) if ended is not None else (event.before or None, event.session)
+    event, session = record.event, record.event.session_told
+    was = event.before or None if event.ended is None else event.ended.reason
+    if event.public_key is None and event.interface is not None:
+        was = "%d %d" % (event.peers, event.online_peers)
     number = None if session is None else session.number
     return EVENTS.row(event, record.seq, was, number, record.hook, record.line)
+
+
+def record_of(row: Sequence[Any], outcomes: Mapping[int, Sequence[Any]]) -> Record:
+    # What `event_row` made a row of, with the sessions by number as the store has them now.
+    *own, seq, was, number, hook, line = row
+    event = Event(**dict(zip(EVENTS.own_names, own)))
+    if number in outcomes:
+        width = len(Session._fields)
+        session, outcome = Session(*outcomes[number][:width]), outcomes[number][width:]
+        if event.kind in ("OFFLINE", "REMOVED") and None not in outcome:
+            event = event._replace(ended=Ended(session, *outcome))
+        else:
+            event = event._replace(session=session)
+    if event.kind in ("ROAMING", "CHANGED"):
+        event = event._replace(before=was or "")
+    elif event.public_key is None and was:
+        peers, online = map(int, was.split())
+        event = event._replace(peers=peers, online_peers=online)
+    return Record(seq, event, line, hook)
 
 
 def session_rows(rows: Iterable[Row], events: Iterable[Event]) -> Iterator[list[Any]]:
@@ -2341,11 +2382,7 @@ class Outbox:
         missing = (*self.delivered.missing, *own.missing)
         self.delivered = Delivered(max(own.last, former.last), missing, own.position or former.position)
         for _ in range(len(self.unsaved) if sessions else 0):
-            record = self.unsaved.popleft()
-            session = record.event.session
-            if session is not None and session.number in sessions:
-                record = record._replace(event=record.event._replace(session=sessions[session.number]))
-            self.unsaved.append(record)
+            self.unsaved.append(self.unsaved.popleft().continuing(sessions))
         return warning
 
 
@@ -2789,8 +2826,9 @@ class Monitor:
             why = "ON_CHANGE_SCRIPT is no longer set"
         queue = self.hooks.queue
         if not why:
-            own, queue.waiting = queue.waiting, {}
-            for record in (*jobs, *own.values()):
+            own = [record.continuing(sessions) for record in queue.waiting.values()]
+            queue.waiting.clear()
+            for record in (*jobs, *own):
                 queue.add(record)
         elif jobs:
             queue.marks.update((job.seq, HOOK_DROPPED) for job in jobs)

@@ -17,7 +17,8 @@ from harness import (
     lines_of,
     wait_for,
 )
-from wg_monitor import HOOKS_WAITING_MAX
+from stores import change
+from wg_monitor import EVENT_KINDS, HOOK_DUE, HOOK_NONE, HOOKS_WAITING_MAX
 
 
 def recorder(place: Place, more: str = "") -> Tuple[Path, Callable[[], List[Dict[str, str]]]]:
@@ -31,6 +32,13 @@ def recorder(place: Place, more: str = "") -> Tuple[Path, Callable[[], List[Dict
         return [dict(pair.split("=", 1) for pair in path.read_text().split("\0") if pair) for path in paths]
 
     return hook, runs
+
+
+IN_SESSION = {"TIME", "TEXT", "SESSION", "SESSION_START"}
+OVER = IN_SESSION | {"REASON", "LAST_SEEN", "SESSION_SECONDS", "SESSION_RX", "SESSION_TX"}
+MORE = (*OVER, "NEW", "PREVIOUS_ENDPOINT")
+# Those that are not empty, if a peer that was new goes and is removed.
+MORE_AT = {"ONLINE": IN_SESSION | {"NEW"}, "OFFLINE": OVER, "REMOVED": {"TIME", "TEXT"}}
 
 
 def test_the_hooks_environment_has_the_event_and_nothing_else(place: Place) -> None:
@@ -48,6 +56,8 @@ def test_the_hooks_environment_has_the_event_and_nothing_else(place: Place) -> N
         shell = {name: run.pop(name) for name in ("PWD", "SHLVL", "_", "OLDPWD") if name in run}  # set by the shell
         assert shell.get("PWD", "/") == "/"
         assert run.pop("PEER_SEQ").isdigit()
+        facts = {name: run.pop("PEER_" + name) for name in MORE}
+        assert {name for name, value in facts.items() if value} == MORE_AT[event]
         assert run == {
             "PATH": "/usr/bin:/usr/sbin:/bin:/sbin",
             "LANG": "C.UTF-8",
@@ -234,6 +244,37 @@ def test_the_number_of_dropped_runs_is_reported_even_if_the_hook_never_runs_agai
 
 
 # --- Hooks after a restart ------------------------------------------------------------------------------------------
+
+
+def test_a_run_after_a_crash_has_the_same_environment_for_every_kind_of_event(place: Place) -> None:
+    """A power failure may lose the marks of the runs that are over: all of them run again."""
+    hook, runs = recorder(place)
+    store, kinds = place.path / "state.db", ",".join(EVENT_KINDS)
+    flags = ["--state-path", str(store), "--on-change-script", str(hook), "--script-events", kinds]
+    one, two = peer(1, now())._replace(rx=100, tx=50), peer(2, now())
+    device = place.device(peers=[one, two])
+    first = place.start(*flags)
+    first.match("ONLINE .* new .*")
+    device.publish([one._replace(endpoint="198.51.100.1:1", rx=300), two._replace(allowed_ips="10.9.9.0/24")])
+    first.match("CHANGED .*")
+    device.publish([one._replace(endpoint="198.51.100.1:1", handshake=now() - 1000, rx=300, tx=60)])
+    first.match("OFFLINE .*")
+    place.device("wg1", [two])
+    first.match("IFUP .*")
+    device.close()
+    first.match("IFDOWN .*")
+    count = sum(" [wg" in line and "[WARN]" not in line for line in first.trail())
+    first.await_("all runs", lambda: len(runs()) == count)
+    assert {run["PEER_EVENT"] for run in runs()} == set(EVENT_KINDS)
+    before = runs()
+    first.stop(signal.SIGKILL)
+    change(store, "UPDATE events SET hook = %d WHERE hook <> %d" % (HOOK_DUE, HOOK_NONE))
+    for path in (place.path / "kept").iterdir():
+        path.unlink()
+    second = place.start(*flags)
+    second.await_("all runs again", lambda: len(runs()) == count)
+    assert runs() == before
+    assert second.stop() == 0
 
 
 def test_a_hook_that_was_cut_short_runs_again_with_the_same_number(place: Place) -> None:

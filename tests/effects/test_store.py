@@ -18,6 +18,7 @@ from values import P, at, chosen, dump, figures, identity, key, name_of, told
 from watcher import Watcher, query
 from wg_monitor import (
     DAY_S,
+    EVENT_KINDS,
     EXIT_FAILURE,
     EXIT_USAGE,
     HOOK_DONE,
@@ -32,6 +33,7 @@ from wg_monitor import (
     Record,
     Refusal,
     Row,
+    Session,
     Store,
     StoreFault,
     Table,
@@ -363,7 +365,52 @@ def test_the_mark_of_a_hook_is_kept(path: Path) -> None:
         (job,) = watcher.load(at(1)).jobs
     ((line,),) = query(path, "SELECT line FROM events WHERE seq = 2")
     peer_fields = (key("bob"), "192.0.2.1:51820", "10.0.0.1/32", int(at(-3).wall), 1, True)
-    assert job == Record(2, Event("ONLINE", at(0).wall, "wg0", *peer_fields), line, HOOK_DUE)
+    session = Session(2, at(-3).wall, at(-3).boot, 0, 0, 0.0, "192.0.2.1:51820")
+    assert job == Record(2, Event("ONLINE", at(0).wall, "wg0", *peer_fields, session), line, HOOK_DUE)
+
+
+ANN = P("ann", shook=-5, rx=100, tx=50)
+BACK = ANN._replace(shook=400, rx=900, tx=70)
+EVERY_KIND = [
+    (0, ""),
+    (1, dump("wg0", ANN, P("bob"))),  # IFUP, ONLINE new, OFFLINE new
+    (30, dump("wg0", ANN._replace(endpoint="[2001:db8::1]:9", ips="", rx=700), P("bob", ips="10.0.0.9/32,10.1.0.0/16"))),
+    (300, dump("wg0", ANN._replace(tx=60), P("bob"))),  # OFFLINE, CHANGED again
+    (410, dump("wg0", BACK)),  # ONLINE, REMOVED of an offline peer
+    (440, dump("wg0")),  # REMOVED of an online peer
+    (500, dump("wg0", BACK._replace(shook=495))),
+    (510, ""),  # IFDOWN, OFFLINE
+]  # fmt: skip
+
+
+def test_a_hook_that_runs_after_a_restart_gets_the_same_environment(path: Path) -> None:
+    """For every kind of event, with the last state of each session meanwhile in the store."""
+    records: List[Record] = []
+    every = chosen(script_events=frozenset(EVENT_KINDS))
+    with Watcher(path, every) as watcher:
+        record = watcher.record
+        watcher.record = lambda event, hook: records.append(record(event, hook)) or records[-1]  # type: ignore
+        for second, text in EVERY_KIND:
+            watcher.see(text, at(second), hook=True)
+    due = [record for record in records if record.hook == HOOK_DUE]
+    assert {record.event.kind for record in due} == set(EVENT_KINDS)
+    assert {(r.event.ended is not None) for r in due if r.event.kind == "REMOVED"} == {True, False}
+    with Watcher(path, every) as watcher:
+        jobs = watcher.load(at(9999)).jobs
+    assert [wg_monitor.hook_environment(job) for job in jobs] == [wg_monitor.hook_environment(record) for record in due]
+    assert [wg_monitor.event_fields(job.event) for job in jobs] == [wg_monitor.event_fields(record.event) for record in due]
+
+
+def test_the_session_of_a_run_that_waits_is_not_deleted_with_the_old_history(path: Path) -> None:
+    with Watcher(path) as watcher:
+        watcher.see(dump("wg0", ANN, P("cyd", shook=-5)), at(0))
+        watcher.see(dump("wg0", ANN, P("cyd", shook=-5)), at(300), hook=True)
+        watcher.store.mark_hooks({4: HOOK_DONE})
+        watcher.store.prune(at(9e6).wall, 4)
+    with Watcher(path) as watcher:
+        (job,) = watcher.load(at(9e6)).jobs
+    assert job.event.ended is not None and job.event.ended.reason == "idle"
+    assert query(path, "SELECT number FROM sessions") == [(1,)]
 
 
 def test_the_largest_counters_and_inodes_fit(path: Path) -> None:

@@ -1,13 +1,13 @@
 """How an event is written: as a line of text, as a JSON object, and as the environment of a hook."""
 
 import json
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, NamedTuple, Optional
 
 import pytest
 
 import wg_monitor
 from values import chosen, ids, zone
-from wg_monitor import HOOK_DUE, HOOK_NONE, Ended, Event, Moment, Record, Session
+from wg_monitor import HOOK_DUE, Ended, Event, Moment, Record, Session
 
 KEY = "AbC1dEf2" + "x" * 28 + "4xYz5678"  # not a real key: only its ends appear in the lines
 TEN = 1_698_400_800  # 2023-10-27 10:00:00 UTC
@@ -163,6 +163,7 @@ PEER = {
     "allowed_ips": "10.0.0.1/32",
     "handshake": "2023-10-27T10:01:25+00:00",
 }
+OPEN = {"session": 7, "session_start": "2023-10-27T10:01:25+00:00"}
 
 
 class Object(NamedTuple):
@@ -175,7 +176,14 @@ OBJECTS = [
     Object(
         "a new peer online",
         peer_event("ONLINE", clock("10:01:30"), session=SESSION, new=True),
-        {**PEER, "time": "2023-10-27T10:01:30+00:00", "event": "ONLINE", "online": True, "new": True, "session": 7},
+        {
+            **PEER,
+            **OPEN,
+            "time": "2023-10-27T10:01:30+00:00",
+            "event": "ONLINE",
+            "online": True,
+            "new": True,
+        },
     ),
     Object(
         "the end of a session",
@@ -184,9 +192,8 @@ OBJECTS = [
             **PEER,
             "time": "2023-10-27T10:45:00+00:00",
             "event": "OFFLINE",
+            **OPEN,
             "online": False,
-            "session": 7,
-            "session_start": "2023-10-27T10:01:25+00:00",
             "last_seen": "2023-10-27T10:30:00+00:00",
             "length_s": 1716,
             "received_bytes": 2**62,
@@ -216,8 +223,8 @@ OBJECTS = [
             **PEER,
             "time": "2023-10-27T10:00:00+00:00",
             "event": "ROAMING",
+            **OPEN,
             "online": True,
-            "session": 7,
             "from": "192.0.2.1:5",
         },
     ),
@@ -271,39 +278,105 @@ def test_json_of_a_line_that_is_no_event() -> None:
 WITH_HOOK = chosen(on_change_script="/usr/local/bin/hook")
 
 
-def test_the_environment_of_a_hook() -> None:
-    event = peer_event("ONLINE", TEN, allowed_ips="10.0.0.1/32,10.1.0.0/24", session=SESSION, new=True)
-    assert wg_monitor.hook_environment(Record(12, event, b"", HOOK_DUE)) == {
-        "PATH": "/usr/bin:/usr/sbin:/bin:/sbin",
-        "LANG": "C.UTF-8",
-        "HOME": "/",
-        "PEER_EVENT": "ONLINE",
-        "PEER_IFACE": "wg0",
-        "PEER_PUBKEY": KEY,
-        "PEER_ENDPOINT": "192.168.1.50:51820",
-        "PEER_ALLOWED_IPS": "10.0.0.1/32,10.1.0.0/24",
-        "PEER_HANDSHAKE": str(clock("10:01:25")),
-        "PEER_ONLINE": "1",
-        "PEER_SEQ": "12",
-    }
+SYSTEM = {"PATH": "/usr/bin:/usr/sbin:/bin:/sbin", "LANG": "C.UTF-8", "HOME": "/"}
+SHORT = "AbC1dEf2...4xYz5678"
+SHAKEN = "(192.168.1.50:51820) [IP: 10.0.0.1] (handshake: 10:01:25)"
+NOTHING = {
+    "PEER_SEQ": "12", "PEER_TIME": str(TEN), "PEER_IFACE": "wg0", "PEER_PUBKEY": "", "PEER_ENDPOINT": "",
+    "PEER_ALLOWED_IPS": "", "PEER_HANDSHAKE": "0", "PEER_ONLINE": "0", "PEER_NEW": "",
+    "PEER_PREVIOUS_ENDPOINT": "", "PEER_REASON": "", "PEER_LAST_SEEN": "", "PEER_SESSION": "",
+    "PEER_SESSION_START": "", "PEER_SESSION_SECONDS": "", "PEER_SESSION_RX": "", "PEER_SESSION_TX": "",
+}  # fmt: skip
+SOMEBODY = {
+    **NOTHING,
+    "PEER_PUBKEY": KEY,
+    "PEER_ENDPOINT": "192.168.1.50:51820",
+    "PEER_ALLOWED_IPS": "10.0.0.1/32",
+    "PEER_HANDSHAKE": str(clock("10:01:25")),
+}
+IN_SESSION = {**SOMEBODY, "PEER_ONLINE": "1", "PEER_SESSION": "7", "PEER_SESSION_START": str(clock("10:01:25"))}
+OVER = {
+    **IN_SESSION,
+    "PEER_ONLINE": "0",
+    "PEER_REASON": "unreachable",
+    "PEER_LAST_SEEN": str(clock("10:30:00")),
+    "PEER_SESSION_SECONDS": "1716",
+    "PEER_SESSION_RX": str(2**62),
+    "PEER_SESSION_TX": "42",
+}
+ROAMED = peer_event("ROAMING", TEN, session=SESSION, endpoint="[2001:db8::1]:9", before="192.0.2.1:5")
+
+# Every variable is set. What does not apply is empty, but for the two numbers that version 1.0.0 had.
+ENVIRONMENTS = [
+    (
+        "a new peer online",
+        peer_event("ONLINE", TEN, session=SESSION, new=True),
+        {**IN_SESSION, "PEER_NEW": "1", "PEER_TEXT": "ONLINE  [wg0] %s %s" % (SHORT, SHAKEN.replace("] (", "] new ("))},
+    ),
+    (
+        "a known peer online",
+        peer_event("ONLINE", TEN, session=SESSION),
+        {**IN_SESSION, "PEER_TEXT": "ONLINE  [wg0] %s %s" % (SHORT, SHAKEN)},
+    ),
+    (
+        "the end of a session",
+        peer_event("OFFLINE", TEN, ended=ENDED),
+        {**OVER, "PEER_TEXT": "OFFLINE [wg0] %s %s" % (SHORT, SHAKEN)},
+    ),
+    (
+        "the end of a session without bytes and length",
+        peer_event("OFFLINE", TEN, ended=ENDED._replace(length=0.0, received=0, sent=0, reason="idle")),
+        {
+            **OVER,
+            "PEER_REASON": "idle",
+            "PEER_SESSION_SECONDS": "0",
+            "PEER_SESSION_RX": "0",
+            "PEER_SESSION_TX": "0",
+            "PEER_TEXT": "OFFLINE [wg0] %s %s" % (SHORT, SHAKEN),
+        },
+    ),
+    (
+        "an online peer is removed",
+        peer_event("REMOVED", TEN, ended=ENDED),
+        {**OVER, "PEER_TEXT": "REMOVED [wg0] %s %s" % (SHORT, SHAKEN)},
+    ),
+    (
+        "a peer without a handshake, endpoint and allowed IPs is removed",
+        peer_event("REMOVED", TEN, "", endpoint="", allowed_ips=""),
+        {
+            **NOTHING,
+            "PEER_PUBKEY": KEY,
+            "PEER_TEXT": "REMOVED [wg0] %s (N/A) [IP: N/A] (handshake: Never)" % SHORT,
+        },
+    ),
+    (
+        "roaming",
+        ROAMED,
+        {
+            **IN_SESSION,
+            "PEER_ENDPOINT": "[2001:db8::1]:9",
+            "PEER_PREVIOUS_ENDPOINT": "192.0.2.1:5",
+            "PEER_TEXT": "ROAMING [wg0] %s ([2001:db8::1]:9) [IP: 10.0.0.1] from 192.0.2.1:5" % SHORT,
+        },
+    ),
+    (
+        "changed allowed IPs",
+        peer_event("CHANGED", TEN, before="10.0.0.9/32"),
+        {**SOMEBODY, "PEER_TEXT": "CHANGED [wg0] %s (192.168.1.50:51820) [IP: 10.0.0.1] from [IP: 10.0.0.9]" % SHORT},
+    ),
+    (
+        "an interface goes down",
+        Event("IFDOWN", TEN, "wg0", peers=12, online_peers=3),
+        {**NOTHING, "PEER_TEXT": "IFDOWN  [wg0] 12 peers, 3 were online"},
+    ),
+    ("an interface comes up", Event("IFUP", TEN, "wg0", peers=1), {**NOTHING, "PEER_TEXT": "IFUP    [wg0] 1 peer"}),
+]  # fmt: skip
 
 
-def test_the_environment_of_a_hook_for_an_interface() -> None:
-    """It has every variable: those that an interface lacks are empty or 0."""
-    record = Record(12, Event("IFDOWN", TEN, "wg0", peers=3), b"", HOOK_DUE)
-    assert wg_monitor.hook_environment(record) == {
-        "PATH": "/usr/bin:/usr/sbin:/bin:/sbin",
-        "LANG": "C.UTF-8",
-        "HOME": "/",
-        "PEER_EVENT": "IFDOWN",
-        "PEER_IFACE": "wg0",
-        "PEER_PUBKEY": "",
-        "PEER_ENDPOINT": "",
-        "PEER_ALLOWED_IPS": "",
-        "PEER_HANDSHAKE": "0",
-        "PEER_ONLINE": "0",
-        "PEER_SEQ": "12",
-    }
+@pytest.mark.parametrize(("name", "event", "expected"), ENVIRONMENTS, ids=ids(ENVIRONMENTS))
+def test_the_environment_of_a_hook(name: str, event: Event, expected: Dict[str, str]) -> None:
+    found = wg_monitor.hook_environment(Record(12, event, b"", HOOK_DUE))
+    assert found == {**SYSTEM, **expected, "PEER_EVENT": event.kind}
 
 
 def test_the_environment_of_a_hook_has_the_last_known_handshake() -> None:
@@ -311,28 +384,11 @@ def test_the_environment_of_a_hook_has_the_last_known_handshake() -> None:
     assert (environment["PEER_ONLINE"], environment["PEER_HANDSHAKE"]) == ("0", str(clock("10:01:25")))
 
 
-FLAT = [
-    ("a line that is no event", Event("WARN", TEN), ("WARN", "", "", "", "", "0", "0")),
-    ("an event of an interface", Event("IFUP", TEN, "wg0", peers=3), ("IFUP", "wg0", "", "", "", "0", "0")),
-    (
-        "an event of a peer",
-        peer_event("ONLINE", TEN, session=SESSION),
-        ("ONLINE", "wg0", KEY, "192.168.1.50:51820", "10.0.0.1/32", str(clock("10:01:25")), "1"),
-    ),
-    (
-        "an event of a peer without a handshake, endpoint and allowed IPs",
-        peer_event("REMOVED", TEN, "", endpoint="", allowed_ips=""),
-        ("REMOVED", "wg0", KEY, "", "", "0", "0"),
-    ),
-]
-
-
-@pytest.mark.parametrize(("name", "event", "flat"), FLAT, ids=ids(FLAT))
-def test_the_environment_has_every_field_of_an_event(name: str, event: Event, flat: Tuple[str, ...]) -> None:
-    environment = wg_monitor.hook_environment(Record(5, event, b"", HOOK_NONE))
-    fields = ("EVENT", "IFACE", "PUBKEY", "ENDPOINT", "ALLOWED_IPS", "HANDSHAKE", "ONLINE")
-    assert tuple(environment["PEER_" + field] for field in fields) == flat
-    assert environment["PEER_SEQ"] == "5"
+def test_a_fraction_of_a_second_changes_no_time_in_the_environment_of_a_hook() -> None:
+    """A hook may compare and subtract them: they are whole numbers, as the lines show them."""
+    event = peer_event("OFFLINE", TEN + 0.99, ended=ENDED._replace(last_seen=clock("10:30:00") + 0.99))
+    environment = wg_monitor.hook_environment(Record(1, event, b"", HOOK_DUE))
+    assert (environment["PEER_TIME"], environment["PEER_LAST_SEEN"]) == (str(TEN), str(clock("10:30:00")))
 
 
 ALL_EVENTS = WITH_HOOK._replace(script_events=frozenset(wg_monitor.EVENT_KINDS))
