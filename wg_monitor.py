@@ -317,6 +317,8 @@ class Event(NamedTuple):
     ended: Ended | None = None
     peers: int = 0  # IFUP, IFDOWN
     online_peers: int = 0  # IFDOWN
+    # ONLINE, ROAMING: whether the store had never seen this address of the peer. None = nobody knows.
+    first_seen: bool | None = None
 
     @property
     def session_told(self) -> Session | None:
@@ -1087,8 +1089,7 @@ def event_fields(event: Event) -> dict[str, Any]:
         return fields
     fields.update(peer=event.public_key, endpoint=event.endpoint or None, allowed_ips=event.allowed_ips)
     fields.update(handshake=rfc3339(event.handshake) if event.handshake else None, online=bool(event.online))
-    if event.new:
-        fields["new"] = True
+    fields.update((name, True) for name in ("new", "first_seen") if getattr(event, name))
     if event.kind in ("ROAMING", "CHANGED"):
         fields["from"] = event.before
     session, ended = event.session_told, event.ended
@@ -1126,6 +1127,7 @@ def hook_environment(record: Record) -> dict[str, str]:
     values: dict[str, Any] = {"SEQ": record.seq, "EVENT": event.kind, "TIME": int(event.wall), "IFACE": event.interface}
     values.update(PUBKEY=event.public_key, ENDPOINT=event.endpoint, ALLOWED_IPS=event.allowed_ips)
     values.update(HANDSHAKE=event.handshake or 0, ONLINE=event.online or 0, NEW=1 if event.new else None)
+    values.update(FIRST_SEEN=1 if event.first_seen else None)
     values.update(PREVIOUS_ENDPOINT=event.before if event.kind == "ROAMING" else None)
     values.update(SESSION=session and session.number, SESSION_START=session and int(session.start))
     values.update(REASON=ended and ended.reason, LAST_SEEN=ended and int(ended.last_seen))
@@ -1636,11 +1638,15 @@ SCHEMA = 3
 FILL_IPS = """INSERT INTO allowed_ips
     SELECT NULL, interface, public_key, wall, CASE WHEN kind <> 'REMOVED' THEN allowed_ips END
     FROM events WHERE seq >= ? AND (new OR kind IN ('CHANGED', 'REMOVED'))"""
-FILL_ADDRESSES = """INSERT INTO addresses
-    SELECT interface, public_key, trim(rtrim(rtrim(endpoint, '0123456789'), ':'), '[]'), wall, wall
+ADDRESS = "trim(rtrim(rtrim(endpoint, '0123456789'), ':'), '[]')"
+FILL_ADDRESSES = (
+    """INSERT INTO addresses SELECT interface, public_key, %s, wall, wall
     FROM events WHERE seq >= ? AND kind IN ('ONLINE', 'ROAMING') AND endpoint <> '' ON CONFLICT
     (interface, public_key, address) DO UPDATE SET last_seen = excluded.last_seen
     WHERE excluded.last_seen > last_seen + 86400"""
+    % ADDRESS
+)
+ASK_ADDRESS = "SELECT 1 FROM addresses WHERE interface = ? AND public_key = ? AND address = ?"
 
 # Plain SQL that SQLite 3.27 knows. Times are seconds; `wall` since the epoch, `boot` since the machine's start.
 # Inodes and devices are text: they are unsigned 64-bit numbers, which SQLite's integers cannot hold.
@@ -1743,7 +1749,7 @@ ENDS = Relation(
 )
 EVENTS = Relation(
     """events kind text, wall real, interface text?, public_key text?, endpoint text?, allowed_ips text?,
-    handshake int?, online int?, new int?""",
+    handshake int?, online int?, new int?, first_seen int?""",
     "seq int, was text?, session int?, hook int, line blob",
 )
 LINES = Relation("events seq int, line blob")
@@ -1766,7 +1772,10 @@ PRUNE = (
     % DUE_SESSIONS,
     "DELETE FROM unwatched WHERE stop < :before",
     "DELETE FROM runs WHERE number < (SELECT max(number) FROM runs WHERE start < :before)",
-    "DELETE FROM addresses WHERE last_seen < :before",
+    # Where a known peer was last is no news, however long ago its session began.
+    """DELETE FROM addresses AS a WHERE last_seen < :before AND NOT EXISTS (SELECT 1 FROM peers AS p
+        WHERE p.interface = a.interface AND p.public_key = a.public_key AND %s = address)"""
+    % ADDRESS,
     """DELETE FROM allowed_ips AS a WHERE (ips IS NULL AND since < :before) OR number < (SELECT max(number)
         FROM allowed_ips AS b WHERE b.interface = a.interface AND b.public_key = a.public_key AND b.since < :before)""",
 )
@@ -2082,6 +2091,18 @@ class Store:
             gone = [(*identity, now.wall, None) for identity in past.rows if identity not in table.rows]
             self.pending += [("DELETE FROM peers", [()]), ("DELETE FROM interfaces", [()]), (SAVE_IPS, [*ips, *gone])]
             self.pending.append(("UPDATE events SET hook = ? WHERE hook = ?", [(HOOK_DROPPED, HOOK_DUE)]))
+
+    def look_up(self, events: Iterable[Event]) -> list[Event]:
+        # Notes at each ONLINE and ROAMING whether the peer is at this address for the first time.
+        found = []
+        with self.faults():
+            ask = self.connection().execute
+            for event in events:
+                if event.kind in ("ONLINE", "ROAMING") and event.endpoint:
+                    place = (event.interface, event.public_key, address(event.endpoint).strip("[]"))
+                    event = event._replace(first_seen=ask(ASK_ADDRESS, place).fetchone() is None)
+                found.append(event)
+        return found
 
     def save(self, records: list[Record], table: Table, now: Moment, delivered: Delivered, **more: Any) -> None:
         """One transaction: lines with their events, the rows that these changed, what the trail has, and `more` columns
@@ -3070,6 +3091,9 @@ class Monitor:
         if self.first is None:
             self.first, self.first_session = now, self.table.sessions
         events = add_gaps(self.table, events, last, gaps, now) if gaps else events
+        if self.store is not None and "store" not in self.faults:
+            with self.store_faults():
+                events = self.store.look_up(events)  # before their own addresses are in it
         for name in gaps:
             if ("unreadable", name) in self.faults.open:
                 self.blind(Moment(now.wall - gaps[name], now.boot - gaps[name]), now, "unreadable", name)

@@ -36,7 +36,7 @@ def recorder(place: Place, more: str = "") -> Tuple[Path, Callable[[], List[Dict
 
 IN_SESSION = {"TIME", "TEXT", "SESSION", "SESSION_START"}
 OVER = IN_SESSION | {"REASON", "LAST_SEEN", "SESSION_SECONDS", "SESSION_RX", "SESSION_TX"}
-MORE = (*OVER, "NEW", "PREVIOUS_ENDPOINT")
+MORE = (*OVER, "NEW", "FIRST_SEEN", "PREVIOUS_ENDPOINT")
 # Those that are not empty, if a peer that was new goes and is removed.
 MORE_AT = {"ONLINE": IN_SESSION | {"NEW"}, "OFFLINE": OVER, "REMOVED": {"TIME", "TEXT"}}
 

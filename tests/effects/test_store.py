@@ -235,7 +235,7 @@ def test_the_relations_know_every_column_of_the_schema(path: Path) -> None:
     for relation in (wg_monitor.MONITOR, wg_monitor.INTERFACES, wg_monitor.PEERS, wg_monitor.SESSIONS, wg_monitor.EVENTS):
         found[relation.insert.split()[1]] = set(relation.names)
     found["sessions"] |= set(wg_monitor.ENDS.names)
-    reserved = {"peers": {"name"}, "sessions": {"name"}, "events": {"name", "first_seen"}}  # nothing writes them yet
+    reserved = {"peers": {"name"}, "sessions": {"name"}, "events": {"name"}}  # nothing writes them yet
     with Watcher(path):
         for table, names in found.items():
             assert {column[1] for column in query(path, "PRAGMA table_info(%s)" % table)} == names | reserved.get(table, set())

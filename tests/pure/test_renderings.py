@@ -229,6 +229,24 @@ OBJECTS = [
         },
     ),
     Object(
+        "roaming to an address where it never was",
+        peer_event("ROAMING", TEN, session=SESSION, before="192.0.2.1:5", first_seen=True),
+        {
+            **PEER,
+            "time": "2023-10-27T10:00:00+00:00",
+            "event": "ROAMING",
+            **OPEN,
+            "online": True,
+            "from": "192.0.2.1:5",
+            "first_seen": True,
+        },
+    ),
+    Object(
+        "online at an address where it was before",
+        peer_event("ONLINE", TEN, session=SESSION, first_seen=False),
+        {**PEER, "time": "2023-10-27T10:00:00+00:00", "event": "ONLINE", **OPEN, "online": True},
+    ),
+    Object(
         "first allowed IPs",
         peer_event("CHANGED", TEN, before=""),
         {**PEER, "time": "2023-10-27T10:00:00+00:00", "event": "CHANGED", "online": False, "from": ""},
@@ -283,7 +301,7 @@ SHORT = "AbC1dEf2...4xYz5678"
 SHAKEN = "(192.168.1.50:51820) [IP: 10.0.0.1] (handshake: 10:01:25)"
 NOTHING = {
     "PEER_SEQ": "12", "PEER_TIME": str(TEN), "PEER_IFACE": "wg0", "PEER_PUBKEY": "", "PEER_ENDPOINT": "",
-    "PEER_ALLOWED_IPS": "", "PEER_HANDSHAKE": "0", "PEER_ONLINE": "0", "PEER_NEW": "",
+    "PEER_ALLOWED_IPS": "", "PEER_HANDSHAKE": "0", "PEER_ONLINE": "0", "PEER_NEW": "", "PEER_FIRST_SEEN": "",
     "PEER_PREVIOUS_ENDPOINT": "", "PEER_REASON": "", "PEER_LAST_SEEN": "", "PEER_SESSION": "",
     "PEER_SESSION_START": "", "PEER_SESSION_SECONDS": "", "PEER_SESSION_RX": "", "PEER_SESSION_TX": "",
 }  # fmt: skip
@@ -304,6 +322,7 @@ OVER = {
     "PEER_SESSION_RX": str(2**62),
     "PEER_SESSION_TX": "42",
 }
+AT_HOME = peer_event("ONLINE", TEN, session=SESSION, first_seen=False)
 ROAMED = peer_event("ROAMING", TEN, session=SESSION, endpoint="[2001:db8::1]:9", before="192.0.2.1:5")
 
 # Every variable is set. What does not apply is empty, but for the two numbers that version 1.0.0 had.
@@ -317,6 +336,16 @@ ENVIRONMENTS = [
         "a known peer online",
         peer_event("ONLINE", TEN, session=SESSION),
         {**IN_SESSION, "PEER_TEXT": "ONLINE  [wg0] %s %s" % (SHORT, SHAKEN)},
+    ),
+    (
+        "a known peer at an address where it was before",
+        AT_HOME,
+        {**IN_SESSION, "PEER_TEXT": "ONLINE  [wg0] %s %s" % (SHORT, SHAKEN)},
+    ),
+    (
+        "a known peer at an address where it never was",
+        AT_HOME._replace(first_seen=True),
+        {**IN_SESSION, "PEER_FIRST_SEEN": "1", "PEER_TEXT": "ONLINE  [wg0] %s %s" % (SHORT, SHAKEN)},
     ),
     (
         "the end of a session",
