@@ -149,6 +149,7 @@ WARNING_IDS = {
     " runs again after ": "c73363f4a9834ab3ab8452d463a3f648",
     " hook runs are waiting: ": "94a393280f1f4019a0ee61167acf6030",
     " dropped": "07ecfe056aed40cc8da0a9114b89ae62",
+    " held back": "08cb6ed908314e7b9a615f215d267bff",
     " did not finish": "ac3dcd493c7d43ad9268c230e3cc827f",
 }
 REPORTS = ("status", "sessions", "names")  # the commands of wg_report.py
@@ -396,6 +397,7 @@ class Settings(NamedTuple):
     interface: frozenset[str]  # empty = all
     on_change_script: str
     script_timeout: int
+    script_delay: int
     script_events: frozenset[str]
     state_path: str
     history_days: int
@@ -1036,26 +1038,53 @@ def faults_of(reading: Reading, table: Table, settings: Settings) -> list[Fault]
 # --- Decisions about hook runs --------------------------------------------------------------------------------------
 
 
-# The hook runs that wait, in the order of their events, and what has become of the others.
 class HookQueue:
-    def __init__(self) -> None:
+    """The hook runs that wait, in the order of their events, and what has become of the others. Times are the boot clock's.
+
+    With a delay, the run for an OFFLINE is held back, and so is what follows it for its peer. If the peer returns in time,
+    neither that run nor the one for its return takes place. Any other end of its absence ends the delay."""
+
+    def __init__(self, delay_s: int) -> None:
+        self.delay_s = delay_s
         self.waiting: dict[int, Record] = {}  # by number
+        self.held: dict[Any, tuple[int, float]] = {}  # by peer: the last OFFLINE that was held back, and until when
         self.marks: dict[int, int] = {}  # what the store does not know yet
-        self.dropped = 0  # since the last report
+        # `dropped`: all of them. `lost`: because too many were waiting, since the last report.
+        self.dropped = self.lost = 0
 
-    def add(self, record: Record) -> None:
-        self.waiting[record.seq] = record
+    def add(self, record: Record, at: float) -> bool:
+        # Any record, whose event happened at `at`: a return counts even if it runs no hook. Returns whether it was in time.
+        event, (number, until) = record.event, self.held.get(record.peer, (0, NEVER))
+        if record.hook == HOOK_DUE:
+            self.waiting[record.seq] = record
+        if event.kind in ("ONLINE", "OFFLINE", "REMOVED"):
+            self.held.pop(record.peer, None)
+        returned = event.kind == "ONLINE" and not event.new and number in self.waiting and at < until
+        if returned:
+            self.close(number, record.seq)
+        elif event.kind == "OFFLINE" and record.hook == HOOK_DUE and self.delay_s:
+            self.held[record.peer] = (record.seq, at + self.delay_s)
         if len(self.waiting) > HOOKS_WAITING_MAX:
-            self.dropped += 1
-            self.take(next(iter(self.waiting)), HOOK_DROPPED)
+            self.lost += 1
+            self.close(next(iter(self.waiting)))
+        return returned
 
-    def take(self, seq: int, mark: int) -> None:
-        del self.waiting[seq]
-        self.marks[seq] = mark
+    def close(self, *numbers: int, mark: int = HOOK_DROPPED) -> None:
+        for number in filter(self.waiting.__contains__, numbers):
+            del self.waiting[number]
+            self.marks[number] = mark
+            self.dropped += mark == HOOK_DROPPED
 
-    def ready(self, busy: AbstractSet[Any]) -> Iterator[Record]:
+    def ready(self, busy: AbstractSet[Any], now: float) -> Iterator[Record]:
         # Those that may start. `busy`: the peers for which one runs, which may become more meanwhile.
-        return (record for record in tuple(self.waiting.values()) if record.peer not in busy)
+        for record in tuple(self.waiting.values()):
+            number, until = self.held.get(record.peer, (0, NEVER))
+            if record.peer not in busy and (record.seq < number or until <= now):
+                yield record
+
+    def rest(self, now: float) -> float:
+        # In how many seconds the next one may start that is held back now.
+        return next((until - now for _, until in self.held.values() if until > now), float("inf"))
 
 
 # --- Renderings ---------------------------------------------------------------------------------------------------
@@ -1126,13 +1155,13 @@ def hook_environment(record: Record) -> dict[str, str]:
     event, session, ended = record.event, record.event.session_told, record.event.ended
     values: dict[str, Any] = {"SEQ": record.seq, "EVENT": event.kind, "TIME": int(event.wall), "IFACE": event.interface}
     values.update(PUBKEY=event.public_key, ENDPOINT=event.endpoint, ALLOWED_IPS=event.allowed_ips)
-    values.update(HANDSHAKE=event.handshake or 0, ONLINE=event.online or 0, NEW=1 if event.new else None)
-    values.update(FIRST_SEEN=1 if event.first_seen else None)
+    values.update(HANDSHAKE=event.handshake or 0, ONLINE=event.online or 0, TEXT=event_text(event))
+    values.update(NEW=1 if event.new else None, FIRST_SEEN=1 if event.first_seen else None)
     values.update(PREVIOUS_ENDPOINT=event.before if event.kind == "ROAMING" else None)
     values.update(SESSION=session and session.number, SESSION_START=session and int(session.start))
     values.update(REASON=ended and ended.reason, LAST_SEEN=ended and int(ended.last_seen))
-    values.update(SESSION_SECONDS=ended and round(ended.length), TEXT=event_text(event))
     values.update(SESSION_RX=ended and ended.received, SESSION_TX=ended and ended.sent)
+    values.update(SESSION_SECONDS=ended and round(ended.length))
     variables = {"PEER_" + name: "" if value is None else str(value) for name, value in values.items()}
     return {"PATH": SEARCH_PATH, "LANG": "C.UTF-8", "HOME": "/", **variables}
 
@@ -1639,13 +1668,10 @@ FILL_IPS = """INSERT INTO allowed_ips
     SELECT NULL, interface, public_key, wall, CASE WHEN kind <> 'REMOVED' THEN allowed_ips END
     FROM events WHERE seq >= ? AND (new OR kind IN ('CHANGED', 'REMOVED'))"""
 ADDRESS = "trim(rtrim(rtrim(endpoint, '0123456789'), ':'), '[]')"
-FILL_ADDRESSES = (
-    """INSERT INTO addresses SELECT interface, public_key, %s, wall, wall
+FILL_ADDRESSES = f"""INSERT INTO addresses SELECT interface, public_key, {ADDRESS}, wall, wall
     FROM events WHERE seq >= ? AND kind IN ('ONLINE', 'ROAMING') AND endpoint <> '' ON CONFLICT
     (interface, public_key, address) DO UPDATE SET last_seen = excluded.last_seen
     WHERE excluded.last_seen > last_seen + 86400"""
-    % ADDRESS
-)
 ASK_ADDRESS = "SELECT 1 FROM addresses WHERE interface = ? AND public_key = ? AND address = ?"
 
 # Plain SQL that SQLite 3.27 knows. Times are seconds; `wall` since the epoch, `boot` since the machine's start.
@@ -1761,21 +1787,24 @@ SAVE_IPS = "INSERT INTO allowed_ips (interface, public_key, since, ips) VALUES (
 SAVE_RUN = "INSERT INTO runs (start, version, interval, threshold, liveness, interfaces) VALUES (?, ?, ?, ?, ?, ?)"
 STORE_SUFFIXES = ("", "-wal", "-shm", ".lock", ".last")  # of its files
 TABLES = {"monitor", "interfaces", "peers", "sessions", "events"}  # of all versions
-DUE_SESSIONS = "SELECT session FROM events WHERE hook = %d AND session IS NOT NULL" % HOOK_DUE
+# Runs that are due (hook = 1), and what runs no hook but ends the delay of one. SQLite uses the index of due runs only if
+# the number stands in the text.
+DUE_SESSIONS = "SELECT session FROM events WHERE hook = 1 AND session IS NOT NULL"
+DUE = """WHERE seq >= (SELECT min(seq) FROM events WHERE hook = 1) AND (hook = 1 OR (hook = 0 AND kind IN ('ONLINE', 'REMOVED')
+    AND (interface, public_key) IN (SELECT interface, public_key FROM events WHERE hook = 1 AND kind = 'OFFLINE')))
+    ORDER BY seq"""
 UNSAVED = (0, "", 0.0, 0.0, None, 0.0, "", None, None, None, 0, "", 0)  # of `monitor`, after number and id
 SAVE_GAP = "INSERT INTO unwatched (start, stop, interface, why) VALUES (?, ?, ?, ?)"
 PRUNE = (
     """DELETE FROM events WHERE seq IN (
         SELECT seq FROM events WHERE wall < :before AND seq <= :written AND hook <> :due ORDER BY wall LIMIT :most)""",
-    """DELETE FROM sessions WHERE number IN (
-        SELECT number FROM sessions WHERE detected < :before AND number NOT IN (%s) LIMIT :most)"""
-    % DUE_SESSIONS,
+    f"""DELETE FROM sessions WHERE number IN (
+        SELECT number FROM sessions WHERE detected < :before AND number NOT IN ({DUE_SESSIONS}) LIMIT :most)""",
     "DELETE FROM unwatched WHERE stop < :before",
     "DELETE FROM runs WHERE number < (SELECT max(number) FROM runs WHERE start < :before)",
     # Where a known peer was last is no news, however long ago its session began.
-    """DELETE FROM addresses AS a WHERE last_seen < :before AND NOT EXISTS (SELECT 1 FROM peers AS p
-        WHERE p.interface = a.interface AND p.public_key = a.public_key AND %s = address)"""
-    % ADDRESS,
+    f"""DELETE FROM addresses AS a WHERE last_seen < :before AND NOT EXISTS (SELECT 1 FROM peers AS p
+        WHERE p.interface = a.interface AND p.public_key = a.public_key AND {ADDRESS} = address)""",
     """DELETE FROM allowed_ips AS a WHERE (ips IS NULL AND since < :before) OR number < (SELECT max(number)
         FROM allowed_ips AS b WHERE b.interface = a.interface AND b.public_key = a.public_key AND b.since < :before)""",
 )
@@ -1795,7 +1824,7 @@ class Loaded(NamedTuple):
     watched: Moment | None  # the last reading; None = there was none
     same_boot: bool
     delivered: Delivered
-    jobs: list[Record]  # hook runs that are due
+    jobs: list[Record]  # hook runs that are due, and events that end a delay
 
 
 # What the small file beside the store says.
@@ -2016,8 +2045,9 @@ class Store:
                 saved["complete"] = None
             table, lost = self.load_table(settings.interface, saved["complete"], None if same_boot else now)
             table.sessions = max(session, self.highest("sessions", "number"), self.highest("peers", "session"))
-            outcomes = {row[0]: row for row in self.rows(OUTCOMES, "WHERE number IN (%s)" % DUE_SESSIONS)}
-            jobs = [record_of(row, outcomes) for row in self.rows(EVENTS, "WHERE hook = 1 ORDER BY seq")]
+            rows = self.rows(OUTCOMES, "WHERE number IN (%s)" % DUE_SESSIONS)
+            outcomes = {row[0]: Ended(Session(*row[:-5]), *row[-5:]) for row in rows}
+            jobs = [record_of(row, outcomes) for row in self.rows(EVENTS, DUE)]
             watched = Moment(saved["wall"], saved["boot"]) if saved["wall"] else None
             place = (saved["device"], saved["inode"], saved["size"])
             position = None if None in place else Position(*map(int, place))
@@ -2231,22 +2261,18 @@ def event_row(record: Record) -> list[Any]:
     return EVENTS.row(event, record.seq, was, number, record.hook, record.line)
 
 
-def record_of(row: Sequence[Any], outcomes: Mapping[int, Sequence[Any]]) -> Record:
-    # What `event_row` made a row of, with the sessions by number as the store has them now.
+def record_of(row: Sequence[Any], outcomes: Mapping[int, Ended]) -> Record:
+    # What `event_row` made a row of, with the sessions by number. The figures of those that are open are None.
     *own, seq, was, number, hook, line = row
-    event = Event(**dict(zip(EVENTS.own_names, own)))
-    if number in outcomes:
-        width = len(Session._fields)
-        session, outcome = Session(*outcomes[number][:width]), outcomes[number][width:]
-        if event.kind in ("OFFLINE", "REMOVED") and None not in outcome:
-            event = event._replace(ended=Ended(session, *outcome))
-        else:
-            event = event._replace(session=session)
+    event, outcome = Event(**dict(zip(EVENTS.own_names, own))), outcomes.get(number)
     if event.kind in ("ROAMING", "CHANGED"):
         event = event._replace(before=was or "")
     elif event.public_key is None and was:
         peers, online = map(int, was.split())
         event = event._replace(peers=peers, online_peers=online)
+    if outcome is not None:
+        over = event.kind in ("OFFLINE", "REMOVED") and None not in outcome
+        event = event._replace(ended=outcome) if over else event._replace(session=outcome.session)
     return Record(seq, event, line, hook)
 
 
@@ -2515,19 +2541,19 @@ class Run:
 
 # Runs the hook without waiting for it: several runs at once, those of one peer in order.
 class HookRunner:
-    def __init__(self, path: str, timeout_s: int, poll: "select.poll") -> None:
+    def __init__(self, path: str, timeout_s: int, poll: "select.poll", delay_s: int) -> None:
         self.path, self.timeout_s, self.poll = path, timeout_s, poll
-        self.queue = HookQueue()
+        self.queue = HookQueue(delay_s)
         self.readers: dict[int, Run] = {}  # the runs that may still print something, by descriptor
         self.running: dict[tuple[str | None, str | None], Run] = {}  # by interface and key: one run per peer
         # Why no run can be started (root must not run the script, or the kernel cannot), and until when on the
         # monotonic clock.
         self.unfit, self.retry_at = "", 0.0
 
-    def start(self) -> Iterator[str]:
+    def start(self, now: float) -> Iterator[str]:
         # Starts as many runs as may run. Yields the report of each that can never be started. If `unfit` says why none
         # can, all wait for the next attempt. It must not come at once: the SIGCHLD of a failed one wakes the loop.
-        for record in self.queue.ready(self.running.keys()):
+        for record in self.queue.ready(self.running.keys(), now):
             if len(self.running) == HOOKS_AT_ONCE or time.monotonic() < self.retry_at:
                 return
             real, self.unfit = judge_script(self.path)  # right before the run
@@ -2535,7 +2561,7 @@ class HookRunner:
                 run = None if self.unfit else Run(record, self.path, real, self.timeout_s)
             except OSError as error:
                 if error.errno == errno.E2BIG:  # its own environment is too large
-                    self.queue.take(record.seq, HOOK_DONE)
+                    self.queue.close(record.seq, mark=HOOK_DONE)
                     event = record.event
                     yield "Hook for %s [%s] could not be run: %s" % (event.kind, event.interface, reason_of(error))
                     continue
@@ -2710,7 +2736,7 @@ class Monitor:
         self.poll = select.poll()
         self.wakeup = Wakeup()
         self.poll.register(self.wakeup.reader, select.POLLIN)
-        self.hooks = HookRunner(settings.on_change_script, settings.script_timeout, self.poll)
+        self.hooks = HookRunner(settings.on_change_script, settings.script_timeout, self.poll, settings.script_delay)
         self.table = Table()
         self.memos: dict[str, Memo] = {}  # of `wg show all dump` (""), or of single interfaces while that hangs
         self.clocks, self.faults = Clocks(self.warn), Faults(self.warn)
@@ -2764,8 +2790,14 @@ class Monitor:
         self.console.begin()
         for record in records:
             self.console.write(record, self.settings.log_format == "text")
-            if record.hook == HOOK_DUE:
-                self.hooks.queue.add(record)
+        self.queue_hooks(records)
+
+    def queue_hooks(self, records: Iterable[Record]) -> None:
+        # A delay counts from the event.
+        now = moment()
+        for record in records if self.settings.on_change_script else ():
+            if self.hooks.queue.add(record, now.boot - max(0.0, now.wall - record.event.wall)):
+                self.note("DEBUG", "No hook runs, since the peer returned in time: %s" % event_text(record.event))
 
     def save(self, checkpoint: bool) -> None:
         now, store = moment(), self.store
@@ -2840,7 +2872,7 @@ class Monitor:
         warning = self.outbox.adopt(loaded.delivered, sessions)
         if warning:
             self.warn(warning)
-        jobs, why = loaded.jobs, ""
+        jobs, why = [job for job in loaded.jobs if job.hook == HOOK_DUE], ""
         if self.first is not None and time.monotonic() >= self.started + HOOKS_HELD_S:
             why = "the store came back too late"  # newer ones of the same peers may have run
         if not self.settings.on_change_script:
@@ -2849,8 +2881,8 @@ class Monitor:
         if not why:
             own = [record.continuing(sessions) for record in queue.waiting.values()]
             queue.waiting.clear()
-            for record in (*jobs, *own):
-                queue.add(record)
+            queue.held.clear()
+            self.queue_hooks((*loaded.jobs, *own))
         elif jobs:
             queue.marks.update((job.seq, HOOK_DROPPED) for job in jobs)
             self.warn("%s dropped: %s" % (counted(len(jobs), "hook run"), why))
@@ -2983,6 +3015,7 @@ class Monitor:
         at = min(at, *map(attrgetter("deadline"), self.probes))
         if self.hooks.unfit:
             at = min(at, time.monotonic() + HOOK_RETRY_S)
+        at = min(at, time.monotonic() + self.hooks.queue.rest(moment().boot))
         if self.manager.watchdog_s:
             at = min(at, self.fed + self.manager.watchdog_s / 2)
         return at
@@ -3188,7 +3221,7 @@ class Monitor:
         if not queue.waiting or (held and time.monotonic() < self.started + HOOKS_HELD_S):
             return
         waited = counted(len(queue.waiting), "run")
-        for report in hooks.start():
+        for report in hooks.start(moment().boot):
             self.counts.update(("hooks", "hook_failures"))
             self.warn(report)
         path = printable(hooks.path)
@@ -3197,7 +3230,7 @@ class Monitor:
             self.faults.begin(Fault("hook", "", begins, "The hook %s runs again" % path))
         else:
             self.faults.end("hook", more="; %s waited" % waited)
-        if queue.dropped:
+        if queue.lost:
             begins = "More than %d hook runs are waiting: the oldest are dropped" % HOOKS_WAITING_MAX
             self.faults.begin(Fault("queue", "", begins, ""))
         if "queue" in self.faults and not queue.waiting:
@@ -3205,7 +3238,7 @@ class Monitor:
             self.report_dropped("; none is waiting now")
 
     def report_dropped(self, more: str = "") -> None:
-        dropped, self.hooks.queue.dropped = self.hooks.queue.dropped, 0
+        dropped, self.hooks.queue.lost = self.hooks.queue.lost, 0
         if dropped:
             self.warn("%s %s dropped%s" % (counted(dropped, "hook run"), "was" if dropped == 1 else "were", more))
 
@@ -3238,8 +3271,8 @@ class Monitor:
         text = "Statistics | Readings: %d (%d failed, %d late)" % (c["readings"], c["failed"], self.grid.skipped)
         text += ", Events: %d, Skipped lines: %d" % (c["events"], c["skipped"])
         text += ", Peers: %d online of %d" % (self.table.online, len(self.table.rows))
-        hooks = (c["hooks"], c["hook_failures"], len(self.hooks.queue.waiting))
-        text += ", Hooks: %d run, %d failed, %d waiting" % hooks
+        hooks = (c["hooks"], c["hook_failures"], len(self.hooks.queue.waiting), self.hooks.queue.dropped)
+        text += ", Hooks: %d run, %d failed, %d waiting, %d dropped" % hooks
         text += ", Writes: %d failed" % (c["trail_failures"] + c["store_failures"])
         kept = max(len(self.outbox.unsaved), len(self.outbox.unwritten))
         if kept or self.console.dropped:
@@ -3258,13 +3291,18 @@ class Monitor:
         while self.hooks.running and time.monotonic() < deadline:
             self.wait(min(deadline, self.hooks.deadline()))
             self.reap_hooks()
-        left = len(self.hooks.running) + len(self.hooks.queue.waiting)
+        ready = len(list(self.hooks.queue.ready(frozenset(), moment().boot)))
+        left, held = len(self.hooks.running) + ready, len(self.hooks.queue.waiting) - ready
         for run in self.hooks.running.values():
             kill_group(run.process.pid)
         self.report_dropped()
+        kept = self.store is not None and self.store.saved is not None
         if left:
-            later = "; they run again at the next start" if self.store and self.store.saved else ""
+            later = "; they run again at the next start" if kept else ""
             self.warn("%s did not finish%s" % (counted(left, "hook run"), later))
+        if held:
+            later = " for the next start" if kept else ", and lost without a store"
+            self.warn("%s held back%s" % (counted(held, "hook run"), later))
         figures = (self.counts["readings"], self.counts["failed"], self.counts["events"])
         watched = "Monitor stopped | Watched: %s" % duration(time.monotonic() - self.started)
         self.note("STOP", watched + ", Readings: %d (%d failed), Events: %d" % figures)
@@ -3339,7 +3377,7 @@ class Option(NamedTuple):
         return self.variable.lower()
 
 
-SECONDS = whole_number(1, 31_536_000, "seconds")
+SECONDS, DELAY = whole_number(1, 31_536_000, "seconds"), whole_number(0, 31_536_000, "seconds")
 SIGN = a_choice("handshake", "traffic")
 
 OPTIONS = (
@@ -3352,6 +3390,7 @@ OPTIONS = (
     Option("INTERFACE", "", "NAMES", interface_names, "interfaces to watch, separated by commas; empty: all"),
     Option("ON_CHANGE_SCRIPT", "", "FILE", a_path, "the hook: a program to run when a peer changes; empty: none"),
     Option("SCRIPT_TIMEOUT", "30", "SECONDS", SECONDS, "seconds after which a hook is killed"),
+    Option("SCRIPT_DELAY", "0", "SECONDS", DELAY, "seconds that the hook for OFFLINE waits for the peer's return"),
     Option("SCRIPT_EVENTS", "ONLINE,OFFLINE,REMOVED", "EVENTS", kinds, "events that run the hook, separated by commas"),
     Option("STATE_PATH", "", "FILE", a_path, "the store, under /var/lib, /run or /tmp; empty: none"),
     Option("HISTORY_DAYS", "365", "DAYS", whole_number(1, 36_500, "days"), "days of history that the store keeps"),

@@ -9,7 +9,7 @@ from typing import Callable, Dict, List, Tuple
 
 import pytest
 
-from device import PRIVATE_KEY, peer
+from device import PRIVATE_KEY, Peer, peer
 from expected import console_oddities, now, short, told
 from harness import (
     Place,
@@ -17,8 +17,8 @@ from harness import (
     lines_of,
     wait_for,
 )
-from stores import change
-from wg_monitor import EVENT_KINDS, HOOK_DUE, HOOK_NONE, HOOKS_WAITING_MAX
+from stores import ask, change
+from wg_monitor import EVENT_KINDS, HOOK_DROPPED, HOOK_DUE, HOOK_NONE, HOOKS_WAITING_MAX
 
 
 def recorder(place: Place, more: str = "") -> Tuple[Path, Callable[[], List[Dict[str, str]]]]:
@@ -241,6 +241,81 @@ def test_the_number_of_dropped_runs_is_reported_even_if_the_hook_never_runs_agai
     assert monitor.stop() == 0
     warnings = [line for line in monitor.trail() if line.startswith("[WARN]")][-2:]
     assert warnings == ["[WARN] 5 hook runs were dropped", "[WARN] 10000 hook runs did not finish"]
+
+
+# --- The delay ----------------------------------------------------------------------------------------------------
+
+
+def gone(it: Peer) -> Peer:
+    return it._replace(handshake=now() - 1000)
+
+
+def back(it: Peer) -> Peer:
+    return it._replace(handshake=now())
+
+
+@pytest.mark.parametrize("chosen", ["ONLINE,OFFLINE,REMOVED", "OFFLINE,REMOVED"])
+def test_a_peer_that_returns_within_the_delay_runs_no_hook(place: Place, chosen: str) -> None:
+    """SIGKILL and a restart come between its absence and its return."""
+    hook, runs = recorder(place)
+    store = place.path / "state.db"
+    flags = ["--state-path", str(store), "--on-change-script", str(hook), "--script-events", chosen]
+    flags += ["--script-delay", "3600", "--debug"]
+    one, two = peer(1, now()), peer(2, now())
+    device = place.device(peers=[one, two])
+    first = place.start(*flags)
+    first.match("ONLINE .*")
+    away = gone(two)
+    device.publish([gone(one), away])
+    first.match("OFFLINE .*%s.*" % re.escape(short(two)))
+    device.settle()
+    first.stop(signal.SIGKILL)
+    second = place.start(*flags)
+    second.match("Monitor started .*")
+    device.publish([back(one), away])
+    second.match(r"\[DEBUG\] No hook runs, since the peer returned in time: ONLINE .*%s.*" % re.escape(short(one)))
+    device.publish([back(one)])
+    wait_for("the other peer's runs", lambda: [r["PEER_EVENT"] for r in runs()][-2:] == ["OFFLINE", "REMOVED"])
+    assert second.stop() == 0
+    mine = [run["PEER_EVENT"] for run in runs() if run["PEER_PUBKEY"] == one.public_key]
+    assert mine == ["ONLINE"] * ("ONLINE" in chosen)
+    marks = dict(ask(store, "SELECT kind, hook FROM events WHERE public_key = ? ORDER BY seq", one.public_key))
+    assert marks == {"ONLINE": HOOK_DROPPED if "ONLINE" in chosen else HOOK_NONE, "OFFLINE": HOOK_DROPPED}
+    assert [run["PEER_EVENT"] for run in runs() if run["PEER_PUBKEY"] == two.public_key][-2:] == ["OFFLINE", "REMOVED"]
+
+
+def test_the_loop_runs_the_hook_when_the_delay_is_over_without_a_reading(place: Place) -> None:
+    hook, runs = recorder(place)
+    flags = ["--on-change-script", str(hook), "--script-delay", "1", "--state-path", str(place.path / "state.db")]
+    one = peer(1, now())
+    device = place.device(peers=[one])
+    first = place.start(*flags)
+    first.await_("ONLINE", lambda: len(runs()) == 1)
+    first.stop(signal.SIGKILL)
+    device.publish([gone(one)])
+    second = place.start(*flags, "--interval", "3600")
+    second.match("OFFLINE .*")
+    second.await_("OFFLINE", lambda: len(runs()) == 2)
+    assert second.stop() == 0
+    assert [run["PEER_EVENT"] for run in runs()] == ["ONLINE", "OFFLINE"]
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["with a store", "without a store"])
+def test_a_stop_says_that_a_run_was_held_back(place: Place, stored: bool) -> None:
+    hook, runs = recorder(place)
+    flags = ["--on-change-script", str(hook), "--script-delay", "3600"]
+    flags += ["--state-path", str(place.path / "state.db")] if stored else []
+    one = peer(1, now())
+    device = place.device(peers=[one])
+    monitor = place.start(*flags)
+    monitor.await_("ONLINE", lambda: len(runs()) == 1)
+    device.publish([gone(one)])
+    monitor.match("OFFLINE .*")
+    device.settle()
+    assert monitor.stop() == 0
+    said = [line for line in monitor.trail() if "hook run" in line]
+    assert said == ["[WARN] 1 hook run held back" + (" for the next start" if stored else ", and lost without a store")]
+    assert len(runs()) == 1
 
 
 # --- Hooks after a restart ------------------------------------------------------------------------------------------

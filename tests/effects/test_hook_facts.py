@@ -4,6 +4,7 @@ tests look at the runs that wait, and at what is left of them after a crash."""
 import os
 import signal
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
@@ -13,7 +14,7 @@ import pytest
 import wg_monitor
 from harness import lines_of
 from values import P, at, chosen, dump, give, name_of
-from wg_monitor import DAY_S, Console, Monitor, Notifier, Store, Trail
+from wg_monitor import DAY_S, HOOK_DROPPED, HOOK_DUE, Console, Monitor, Notifier, Store, Trail
 
 EVERY = frozenset(wg_monitor.EVENT_KINDS)
 ANN = P("ann", shook=-5)
@@ -48,11 +49,11 @@ class Home:
         self.monitor.mark_hooks()
         return self
 
-    def kill(self) -> "Home":
+    def kill(self, stopped: bool = False) -> "Home":
         """Nothing is finished. What the kernel does for a process that was killed happens here."""
         if self.monitor is not None:
             for sink in (self.monitor.store, self.monitor.trail):
-                if sink is not None:
+                if sink is not None and not stopped:
                     sink.close()
             os.close(self.monitor.wakeup.reader)
             os.close(signal.set_wakeup_fd(-1))
@@ -188,3 +189,146 @@ def test_the_address_of_a_session_that_is_longer_than_the_history_is_not_forgott
     assert [name_of(key) for (key,) in home.query("SELECT public_key FROM addresses")] == ["ann"]
     home.see(late + 300, ANN._replace(shook=late - 5)).see(late + 310, ANN._replace(shook=late + 305))
     assert home.sightings()[-1] == ("ONLINE", "")
+
+
+# --- The delay ----------------------------------------------------------------------------------------------------
+
+HOLD = {"script_delay": 60, "script_events": frozenset(["ONLINE", "OFFLINE", "REMOVED", "CHANGED"])}
+
+
+def ready(home: Home) -> List[str]:
+    """The events of the runs that may start now."""
+    assert home.monitor is not None
+    return [record.event.kind for record in home.monitor.hooks.queue.ready(frozenset(), home.now.boot)]
+
+
+def marks(home: Home) -> List[Tuple[str, int]]:
+    rows = home.query("SELECT kind, hook FROM events WHERE public_key IS NOT NULL ORDER BY seq")
+    return [(kind, hook) for kind, hook in rows]
+
+
+def begin(home: Home, **settings: Any) -> Home:
+    """ann was online, her run is over, and she has just gone."""
+    home.start(**{**HOLD, **settings}).see(0, ANN)
+    assert home.monitor is not None
+    home.monitor.hooks.queue.close(*home.monitor.hooks.queue.waiting)
+    return home.see(300, ANN)
+
+
+def test_the_trail_and_the_store_do_not_wait_for_the_delay(home: Home) -> None:
+    begin(home)
+    assert sum("OFFLINE" in line for line in lines_of(home.trail)) == 1
+    assert marks(home) == [("ONLINE", HOOK_DROPPED), ("OFFLINE", HOOK_DUE)]
+    assert ready(home) == []
+    assert home.see(355, ANN) and ready(home) == []
+    assert home.see(361, ANN) and ready(home) == ["OFFLINE"]
+
+
+def test_a_peer_that_returns_in_time_has_no_runs_and_one_debug_line(home: Home) -> None:
+    begin(home, debug=True).see(355, ANN._replace(shook=350))
+    assert home.monitor is not None
+    home.monitor.flush()
+    assert ready(home) == [] and home.environments() == []
+    assert marks(home)[1:] == [("OFFLINE", HOOK_DROPPED), ("ONLINE", HOOK_DROPPED)]
+    told = [line for line in lines_of(home.trail) if "returned" in line]
+    assert [line.partition("[DEBUG] ")[2] for line in told] == [
+        "No hook runs, since the peer returned in time: ONLINE  [wg0] ann/////...///////= (192.0.2.1:51820) [IP: 10.0.0.1]"
+        " (handshake: %s)" % wg_monitor.stamp(int(at(350).wall))[11:]
+    ]
+
+
+@pytest.mark.parametrize("second, left", [(355, []), (361, ["OFFLINE"])])
+def test_an_offline_that_waits_survives_a_crash_and_its_time_counts_from_the_event(
+    home: Home, second: float, left: List[str]
+) -> None:
+    begin(home).kill()
+    home.now = at(second)
+    home.start()
+    assert ready(home) == left
+    home.see(second + 2, ANN._replace(shook=second + 1))
+    assert ready(home) == [*left, *(["ONLINE"] if left else [])]
+    assert [mark for _, mark in marks(home)[1:]] == [HOOK_DUE if left else HOOK_DROPPED] * 2
+
+
+@pytest.mark.parametrize("chosen_events", [HOLD["script_events"], frozenset(["OFFLINE"])], ids=["ONLINE too", "OFFLINE only"])
+def test_a_return_counts_even_if_a_crash_comes_before_its_marks(home: Home, chosen_events: Any) -> None:
+    begin(home, script_events=chosen_events).see(310, ANN._replace(shook=305)).kill()
+    home.query("UPDATE events SET hook = 1 WHERE hook = 3 AND kind = 'OFFLINE'")
+    home.query("UPDATE events SET hook = 1 WHERE hook = 3 AND kind = 'ONLINE' AND seq > 2")
+    home.now = at(320)
+    home.start()
+    assert ready(home) == [] and home.environments() == []
+    home.see(330, ANN._replace(shook=325))
+    assert dict(marks(home)[1:])["OFFLINE"] == HOOK_DROPPED and (HOOK_DUE not in dict(marks(home)).values())
+
+
+def test_a_removal_ends_the_delay_and_follows_the_offline(home: Home) -> None:
+    begin(home).see(310)
+    assert ready(home) == ["OFFLINE", "REMOVED"]
+    home.kill().start()
+    assert ready(home) == ["OFFLINE", "REMOVED"]
+
+
+@pytest.mark.parametrize("step", [-3600.0, 3600.0])
+def test_a_step_of_the_wall_clock_changes_no_delay(home: Home, step: float) -> None:
+    begin(home).see(330, ANN, step=step)
+    assert ready(home) == []
+    home.see(355, ANN._replace(shook=350 + step), step=step)
+    assert marks(home)[1:] == [("OFFLINE", HOOK_DROPPED), ("ONLINE", HOOK_DROPPED)]
+
+
+def test_a_clock_that_was_set_back_during_a_restart_waits_no_longer_than_the_delay(home: Home) -> None:
+    begin(home).kill()
+    home.now = at(310, -3600.0)
+    home.start()
+    assert ready(home) == []
+    home.see(370, ANN, step=-3600.0)
+    assert ready(home) == ["OFFLINE"]
+
+
+@pytest.mark.parametrize("delay, left", [(0, ["OFFLINE"]), (5, ["OFFLINE"]), (600, [])])
+def test_a_delay_that_was_changed_holds_for_what_waits(home: Home, delay: int, left: List[str]) -> None:
+    begin(home).kill()
+    home.now = at(310)
+    home.start(script_delay=delay)
+    assert ready(home) == left
+
+
+def test_a_delay_that_is_new_holds_for_what_waits(home: Home) -> None:
+    begin(home, script_delay=0).kill()
+    home.now = at(310)
+    home.start(script_delay=60)
+    assert ready(home) == []
+    assert home.see(360, ANN) and ready(home) == ["OFFLINE"]
+
+
+def test_the_loop_wakes_up_when_a_delay_is_over(home: Home) -> None:
+    begin(home)
+    assert home.monitor is not None
+    monitor, before = home.monitor, time.monotonic()
+    monitor.grid.next = monitor.statistics.next = before + 1e6
+    at_ = monitor.wake_at()
+    assert before + 60 <= at_ <= time.monotonic() + 60
+    home.now = at(360)
+    assert monitor.wake_at() == before + 1e6
+
+
+@pytest.mark.parametrize("stored, words", [
+    (True, "1 hook run held back for the next start"),
+    (False, "1 hook run held back, and lost without a store"),
+])  # fmt: skip
+def test_a_stop_says_what_becomes_of_what_waits(home: Home, stored: bool, words: str) -> None:
+    home.stored = stored
+    begin(home)
+    assert home.monitor is not None
+    home.monitor.finish()
+    home.kill(stopped=True)
+    warnings = [line.partition("[WARN] ")[2] for line in lines_of(home.trail) if "hook run" in line]
+    assert warnings == [words]
+
+
+def test_the_statistics_count_what_waits_and_what_was_dropped(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
+    begin(home).see(310, ANN._replace(shook=305)).see(600, ANN._replace(shook=305))
+    assert home.monitor is not None
+    home.monitor.print_statistics()
+    assert ", Hooks: 0 run, 0 failed, 1 waiting, 3 dropped, Writes: " in capfd.readouterr().err

@@ -48,7 +48,7 @@ class Hooks:
         self.script = self.path / "hook"
         self.log = self.path / "log"
         self.poll = select.poll()
-        self.runner = HookRunner(str(self.script), 30, self.poll)
+        self.runner = HookRunner(str(self.script), 30, self.poll, 0)
         self.ended: List[Run] = []
         self.complaints: List[str] = []
         self.seq = 0
@@ -62,11 +62,11 @@ class Hooks:
         self.seq += 1
         peer_fields = (key(peer), "192.0.2.1:51820", "10.0.0.1/32", 1_700_000_000, 1)
         event = Event(kind, 1_700_000_100.0, "wg0", *peer_fields)
-        self.runner.queue.add(Record(self.seq, event, b"its line\n", HOOK_DUE))
+        self.runner.queue.add(Record(self.seq, event, b"its line\n", HOOK_DUE), 0.0)
 
     def turn(self) -> None:
         """As the monitor does, but for the rest that it does."""
-        self.complaints += self.runner.start()
+        self.complaints += self.runner.start(0.0)
         for reader, _ in self.poll.poll(20):
             self.runner.hear(reader)
         self.ended += self.runner.reap()
@@ -279,7 +279,7 @@ def test_the_oldest_of_too_many_waiting_hooks_are_discarded_and_marked(hooks: Ho
     for _ in range(HOOKS_WAITING_MAX + 5):
         hooks.add()
     assert len(hooks.runner.queue.waiting) == HOOKS_WAITING_MAX
-    assert hooks.runner.queue.dropped == 5
+    assert hooks.runner.queue.lost == 5
     assert hooks.runner.queue.marks == dict.fromkeys(range(1, 6), HOOK_DROPPED)
     hooks.runner.queue.waiting.clear()
 
@@ -364,7 +364,7 @@ def test_an_attempt_that_fails_is_not_repeated_at_once(hooks: Hooks) -> None:
         hooks.write("", interpreter="/no/such/interpreter")
         hooks.add()
         for _ in range(1000):
-            assert list(hooks.runner.start()) == []
+            assert list(hooks.runner.start(0.0)) == []
         assert len(hooks.runner.queue.waiting) == 1
         assert 1 <= len(ended) < 100
     finally:
@@ -374,9 +374,9 @@ def test_an_attempt_that_fails_is_not_repeated_at_once(hooks: Hooks) -> None:
 def test_the_oldest_of_too_many_runs_that_wait_for_the_hook_are_discarded(hooks: Hooks) -> None:
     for _ in range(HOOKS_WAITING_MAX + 5):
         hooks.add()
-        hooks.complaints += hooks.runner.start()
+        hooks.complaints += hooks.runner.start(0.0)
     assert hooks.runner.unfit == "No such file or directory"
-    assert (hooks.complaints, hooks.runner.queue.dropped) == ([], 5)
+    assert (hooks.complaints, hooks.runner.queue.lost) == ([], 5)
     assert [record.seq for record in hooks.runner.queue.waiting.values()] == list(range(6, HOOKS_WAITING_MAX + 6))
     assert hooks.runner.queue.marks == dict.fromkeys(range(1, 6), HOOK_DROPPED)
 
@@ -385,7 +385,7 @@ def test_a_run_whose_environment_is_too_large_fails_and_does_not_hold_up_the_oth
     hooks.write("echo $PEER_SEQ >>%s" % hooks.log)
     hooks.seq += 1
     event = Event("ONLINE", 1_700_000_100.0, "wg0", key("many"), "", ",".join(["10.0.0.0/8"] * 20_000), 0, 1)
-    hooks.runner.queue.add(Record(hooks.seq, event, b"its line\n", HOOK_DUE))
+    hooks.runner.queue.add(Record(hooks.seq, event, b"its line\n", HOOK_DUE), 0.0)
     hooks.add("few")
     hooks.run_out()
     assert hooks.complaints == ["Hook for ONLINE [wg0] could not be run: Argument list too long"]

@@ -211,6 +211,7 @@ def test_defaults() -> None:
         interface=frozenset(),
         on_change_script="",
         script_timeout=30,
+        script_delay=0,
         script_events=frozenset(["ONLINE", "OFFLINE", "REMOVED"]),
         state_path="",
         history_days=365,
@@ -285,7 +286,7 @@ MISTAKEN = {
     "LOG_FILE": "LOG_PATH, LOG_FORMAT",
     "STATE_FILE": "STATE_PATH",
     "HISTORY": "HISTORY_DAYS",
-    "SCRIPT_EVENT": "SCRIPT_TIMEOUT, SCRIPT_EVENTS",
+    "SCRIPT_EVENT": "SCRIPT_TIMEOUT, SCRIPT_DELAY, SCRIPT_EVENTS",
     "ON_CHANGE": "ON_CHANGE_SCRIPT",
 }
 
