@@ -3517,10 +3517,11 @@ def build_parser() -> Any:
         def error(self, message: str) -> NoReturn:
             raise Refusal("invalid usage", printable(message), "see --help")
 
-    parser = Parser("wg-monitor", "wg-monitor [check [INSTANCE]] [OPTION]...", allow_abbrev=False)
+    parser = Parser("wg-monitor", "wg-monitor [check [INSTANCE] | test-hook [EVENT]] [OPTION]...", allow_abbrev=False)
     parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
     parser.description = "Watch WireGuard peers and record who was online when."
     parser.epilog = """'check' reports whether everything fits that wg-monitor.service uses, or wg-monitor@INSTANCE.
+        'test-hook' runs the hook once, for an event of a made-up peer.
         Exit codes: 0 done, 1 failure, 2 invalid usage or settings, 4 not permitted, 5 wg is not installed."""
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version="wg_monitor " + VERSION)
@@ -3659,15 +3660,62 @@ def check(flags: Mapping[str, str | None], environment: Mapping[str, str] | None
     # an environment, it takes that of the service or of an instance.
     found: list[Finding] = [("settings", (no_setting(name), EXIT_USAGE)) for name in mistaken(environment or {})]
     if environment is None:
-        suffix = "-" + instance if instance else ""
-        environment = {"STATE_PATH": "/var/lib/wg-monitor/state%s.db" % suffix}
-        if instance:
-            environment.update(INTERFACE=instance, LOG_PATH="/var/log/wg_monitor%s.log" % suffix)
-        found += read_settings_file("/etc/default/wg-monitor" + suffix, environment)
+        environment, found = settings_of_unit(instance)
     found += findings(flags, environment)
     for what, (words, code) in found:
         print("%s  %-12s %s" % ("FAIL" if code else "ok  ", what, printable(str(words), 1000)))
     return next((code for _, (_, code) in found if code), 0)
+
+
+def settings_of_unit(instance: str | None) -> tuple[dict[str, str], list[Finding]]:
+    # The environment of the service or of an instance, and what is to be said about its file.
+    suffix = "-" + instance if instance else ""
+    environment = {"STATE_PATH": "/var/lib/wg-monitor/state%s.db" % suffix}
+    if instance:
+        environment.update(INTERFACE=instance, LOG_PATH="/var/log/wg_monitor%s.log" % suffix)
+    return environment, list(read_settings_file("/etc/default/wg-monitor" + suffix, environment))
+
+
+# --- The command test-hook ----------------------------------------------------------------------------------------
+
+NOBODY = "test/hook/of/wg/monitor/this/is/no/peer///A="
+
+
+def made_up(kind: str, now: float) -> Event:
+    # An event of a peer that cannot exist: its addresses are for documentation (RFC 5737, RFC 3849).
+    if kind in ("IFDOWN", "IFUP"):
+        return Event(kind, now, "wg-test", peers=3, online_peers=2)
+    gone, before = kind in ("OFFLINE", "REMOVED"), "198.51.100.23:51820" if kind == "ROAMING" else "192.0.2.9/32"
+    peer = ("wg-test", NOBODY, "203.0.113.7:51820", "192.0.2.10/32,2001:db8::10/128", int(now) - 200, int(not gone))
+    session = Session(1, now - 3600, 0.0, 0, 0, 0.0, "203.0.113.7:51820")
+    ended = Ended(session, now - 200, 3400.0, 1_234_567, 7_654_321, "idle") if gone else None
+    return Event(
+        kind, now, *peer, session=session, before=before, ended=ended, first_seen=kind in ("ONLINE", "ROAMING")
+    )
+
+
+def try_hook(words: Sequence[str]) -> int:
+    # One run of the hook as the daemon would make it. The exit code is 0 if the hook's is. Errors: Refusal.
+    kind = words[0] if words and not words[0].startswith("-") else "OFFLINE"
+    if kind not in EVENT_KINDS:
+        raise Refusal("invalid usage", "'%s' is no event" % printable(kind), "use one of " + ", ".join(EVENT_KINDS))
+    flags = parse_arguments(words[words[:1] == [kind] :])
+    settings = parse_settings(flags, os.environ if flags["from_environment"] else settings_of_unit(None)[0])
+    runner = HookRunner(fit_script(settings), settings.script_timeout, select.poll(), 0)
+    if not runner.path:
+        raise Refusal("ON_CHANGE_SCRIPT is not set", "there is no hook", "set it, or use --on-change-script FILE")
+    record, began = Record(0, made_up(kind, time.time()), b"", HOOK_DUE), time.monotonic()
+    print("\n".join("%s=%s" % variable for variable in hook_environment(record).items()))
+    os.umask(0o022)
+    runner.queue.add(record, 0.0)
+    said, failed = "".join(runner.start(0.0)) or "The hook is not run: " + runner.unfit, True
+    while runner.running:
+        for reader, _ in runner.poll.poll(20):
+            runner.hear(reader)
+        for run in runner.reap():
+            said, failed = run.words(), run.overdue or run.process.returncode != 0
+    print("%s (%.1f s)" % (said, time.monotonic() - began))
+    return EXIT_FAILURE if failed else 0
 
 
 def hand_over(words: Sequence[str]) -> int:
@@ -3743,6 +3791,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = sys.argv[1:] if argv is None else argv
         if words and words[0] in REPORTS:
             return hand_over(words)
+        if words and words[0] == "test-hook":
+            return try_hook(words[1:])
         arguments = parse_arguments(words)
         command, instance = arguments.pop("command"), arguments.pop("instance")
         environment = os.environ if arguments.pop("from_environment") else None

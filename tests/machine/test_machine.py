@@ -558,6 +558,51 @@ def test_logrotate_under_load_loses_and_repeats_no_line(home: Machine) -> None:
     assert home.shell("stat --format='%a %U:%G' " + TRAIL) == "640 root:adm\n"
 
 
+# --- Trying a hook ------------------------------------------------------------------------------------------------
+
+TELL = """#!/bin/sh
+grep -hE '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status
+id; umask; ulimit -c; ulimit -n
+cut -d' ' -f5,6 /proc/self/mountinfo | sort | sha256sum
+touch /etc/x /home/x /var/lib/wg-monitor/mine 2>&1
+[ "$PEER_IFACE" != wg-test ] || { touch /var/lib/wg-monitor/tried; exit 3; }
+"""
+
+
+def in_the_sandbox(*changes: Tuple[str, str]) -> str:
+    """The commands that the page shows."""
+    page = (PROJECT / "docs/hook.md").read_text()
+    blocks: List[str] = re.findall(r"```console\n\$ (.*?)```", page, re.S)
+    (block,) = [block for block in blocks if "systemd-run" in block]
+    for before, after in (("sudo ", ""), *changes):
+        assert before in block
+        block = block.replace(before, after)
+    return block
+
+
+@pytest.mark.parametrize("instance", ["", "wg0"])
+def test_the_page_shows_how_to_try_a_hook_in_the_sandbox_of_the_service(home: Machine, instance: str) -> None:
+    """The hook finds the same rights, groups, mounts and limits there."""
+    unit, suffix = ("wg-monitor@" + instance, "-" + instance) if instance else ("wg-monitor", "")
+    home.write("/usr/local/sbin/hook", TELL, 0o755)
+    home.write(DEFAULTS + suffix, "INTERVAL=1\nSTATE_PATH=\nDEBUG=true\nON_CHANGE_SCRIPT=/usr/local/sbin/hook\n")
+    home.write("/etc/systemd/system/%s.service.d/test.conf" % unit, "[Service]\nReadWritePaths=/home\nProtectHome=no\n")
+    home.shell("systemctl daemon-reload; systemctl restart " + unit)
+    trail = "/var/log/wg_monitor%s.log" % suffix
+    begin = re.compile(r"Hook for \S+ \[\S+\] \S+ exited with status \d: (.*?)(?: \(\d+\.\d s\))?")
+    wait_for("the hook", lambda: any("Hook for ONLINE" in line for line in lines(home, trail)))
+    (ran,) = [begin.fullmatch(line[8:]) for line in lines(home, trail) if line.startswith("[DEBUG] Hook for ONLINE")]
+    command = in_the_sandbox(*[("cat wg-monitor ", "cat %s " % unit), ("-nE '", "-nE 's/%i/wg0/g\n")][: 2 if instance else 0])
+    done = home.run("sh", "-c", command, check=False)
+    assert "code=exited/status=1" in done.stdout
+    (tried,) = [begin.fullmatch(line) for line in done.stdout.splitlines() if line.startswith("Hook for ")]
+    assert ran and tried and ran.group(1) == tried.group(1)
+    assert "CapEff: 0000000000001000" in tried.group(1) and "/etc/x': Read-only" in tried.group(1)
+    assert "/home/x" not in tried.group(1), "the drop-in was left out"
+    assert home.shell("stat --format='%a %U:%G' /var/lib/wg-monitor/tried") == "644 root:adm\n"
+    assert home.run("wg-monitor", "test-hook", "--on-change-script", "/usr/local/sbin/hook", check=False).returncode == 1
+
+
 # --- The sandbox --------------------------------------------------------------------------------------------------
 
 ROWS = {
