@@ -20,13 +20,17 @@ import os
 import re
 import stat
 import sys
+import time
 from array import array
 from bisect import bisect_right
 from collections import deque
 from contextlib import closing, suppress
 from datetime import date, datetime, timedelta, timezone
+from functools import partial
 from heapq import merge
 from itertools import chain, islice
+from operator import attrgetter
+from shutil import get_terminal_size
 from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Sequence, Tuple
 
 import wg_monitor
@@ -460,10 +464,14 @@ def add_up_by(
 # --- Text ---------------------------------------------------------------------------------------------------------
 # What comes from a store or a trail reaches a terminal or a spreadsheet only through these functions.
 
-FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # a spreadsheet takes a cell that begins so for a formula
+FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet takes a cell that begins so for a formula
 UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
-GREEN_BOLD, YELLOW_BOLD, CYAN, DIM = "\x1b[32m\x1b[1m", "\x1b[33m\x1b[1m", "\x1b[36m", "\x1b[2m"
-RESET = "\x1b[0m"
+GREEN_BOLD, YELLOW_BOLD, CYAN, DIM, RESET = "\x1b[32m\x1b[1m", "\x1b[33m\x1b[1m", "\x1b[36m", "\x1b[2m", "\x1b[0m"
+
+
+def clean(text: str) -> str:
+    # Like printable, but keys stay.
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def width_of(text: str) -> int:
@@ -472,23 +480,20 @@ def width_of(text: str) -> int:
         return len(text)
     from unicodedata import category, east_asian_width
 
-    marks = ("Mn", "Me")
-    return sum(
-        0 if category(c) in marks or "\u1160" <= c <= "\u11ff" else 1 + (east_asian_width(c) in "WF") for c in text
-    )
+    marks = [c for c in text if category(c) in ("Mn", "Me") or "\u1160" <= c <= "\u11ff"]
+    return len(text) - len(marks) + sum(east_asian_width(c) in "WF" for c in text)
 
 
 def fit(text: str, columns: int) -> str:
     # The beginning of a text that is too wide.
     if width_of(text) <= columns:
         return text
-    text = text[:columns]
-    while width_of(text) >= columns:
-        text = text[:-1]
+    while width_of(text) >= columns > 0:
+        text = text[: max(columns - 1, len(text) // 2)] if len(text) > 2 * columns else text[:-1]
     return text + "…"
 
 
-def pad(text: str, columns: int, right: bool = False) -> str:
+def pad(text: str, columns: int, right: bool) -> str:
     space = " " * (columns - width_of(text))
     return space + text if right else text + space
 
@@ -503,34 +508,19 @@ def size_text(count: int | None) -> str:
     return "%.*f %s" % (0 if size >= 99.95 else 1, size, UNITS[unit])
 
 
-def hosts_text(allowed_ips: str) -> str:
-    # The tunnel addresses, or the networks if there is none: 10.0.0.2, 10.0.0.3
-    ips = wg_monitor.hosts_or_all(allowed_ips.split(",") if allowed_ips else [])
-    more = ["%d more" % (len(ips) - wg_monitor.IPS_SHOWN)] if len(ips) > wg_monitor.IPS_SHOWN else []
-    return printable(", ".join([wg_monitor.host_of(ip) or ip for ip in ips[: wg_monitor.IPS_SHOWN]] + more))
-
-
-def shown_name(name: str, peer: str) -> str:
+def name_text(name: str, peer: str) -> str:
     return printable(name, 64) if name else printable(wg_monitor.short_key(peer))
 
 
-def listed(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1] if items else ""
-
-
-def clean(text: str) -> str:
-    # Like printable, but keys stay.
-    return "".join(c if c.isprintable() else "?" for c in text[:10_000])
+def brief_name(name: str, peer: str) -> str:
+    return fit(printable(name), 14) if name else printable(peer[:8]) + "..."
 
 
 def cell_of_csv(value: object) -> object:
     # Numbers stay numbers. A text that a spreadsheet would run gets the apostrophe that makes it a text.
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None or isinstance(value, (int, float)):
-        return "" if value is None else value
-    text = clean(str(value))
-    return "'" + text if str(value).startswith(FORMULA) else text
+    if value is None or isinstance(value, (bool, int, float)):
+        return {None: "", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value
+    return ("'" if str(value).startswith(FORMULA) else "") + clean(str(value))
 
 
 # Colours as `wg show` has them, and on the same conditions.
@@ -541,10 +531,10 @@ class Paint:
         self.on = mode == "always" or (mode != "never" and terminal)
 
     def __call__(self, text: str, colour: str) -> str:
-        return colour + text + RESET if self.on and colour and text.strip() else text
-
-    def units(self, text: str) -> str:
-        return re.sub("[KMGTP]i?B|[dhms]\\b", CYAN + "\\g<0>" + RESET, text) if self.on else text
+        if not self.on or not colour:
+            return text
+        pattern = r"[KMGTP]i?B|[dhms]\b" if colour == CYAN else r"\S.*\S|\S"  # cyan is for units
+        return re.sub(pattern, lambda match: colour + match.group() + RESET, text)
 
 
 # --- Choosing -----------------------------------------------------------------------------------------------------
@@ -564,28 +554,27 @@ class Query(NamedTuple):
     last: int = 0  # the newest ones; 0 = all
 
 
-def touches(session: Session, period: Period) -> bool:
-    # Whether they overlap. A period that is one moment includes it; any other does not include its end.
-    begun = session.start < period.until or session.start == period.since
-    return begun and (session.until >= period.since or session.state == ONLINE)
-
-
 def chooser(query: Query, held: Mapping[Key, Sequence[Stretch]], period: Period) -> Callable[[Session], bool]:
-    """Whether a query asks for a session. `held`: when which peer held the tunnel address that is asked for."""
-    starts = ("[%s]" % query.address, "[%s%%" % query.address) if ":" in query.address else (query.address + ":",)
+    """Whether a session overlaps a period and a query asks for it. A period that is one moment includes it; any other
+    does not include its end. `held`: when which peer held the tunnel address that is asked for."""
+    (since, until), address, every = period, query.address, query._replace(last=0) == Query()
+    starts = ("[%s]" % address, "[%s%%" % address) if ":" in address else (address + ":",)
 
-    def wanted(session: Session) -> bool:
-        peer, address = (session.interface, session.peer), query.address
-        if query.keys is not None and session.peer not in query.keys and session.name not in query.names:
+    def wanted(s: Session) -> bool:
+        if (s.start >= until and s.start != since) or (s.until < since and s.state != ONLINE):
             return False
-        if query.interfaces and session.interface not in query.interfaces:
-            return False
-        if session.length < query.shortest or (query.reasons and session.reason not in query.reasons):
-            return False
-        if not address or any(endpoint.startswith(starts) for endpoint in session.endpoints):
+        if every:
             return True
-        since, until = max(session.start, period.since), min(session.until, period.until)
-        return any(start <= max(since, until) and since <= stop for start, stop in held.get(peer, ()))
+        if query.keys is not None and s.peer not in query.keys and s.name not in query.names:
+            return False
+        if (query.interfaces and s.interface not in query.interfaces) or s.length < query.shortest:
+            return False
+        if query.reasons and s.reason not in query.reasons:
+            return False
+        if not address or any(endpoint.startswith(starts) for endpoint in s.endpoints):
+            return True
+        first, last = max(s.start, since), max(s.start, min(s.until, until))
+        return any(start <= max(first, last) and first <= stop for start, stop in held.get((s.interface, s.peer), ()))
 
     return wanted
 
@@ -602,38 +591,57 @@ def holders_of(address: str, changes: Iterable[Change]) -> dict[Key, list[Stretc
 
     held: dict[Key, list[Stretch]] = {}
     prefixes: dict[str, dict[str, int]] = {}  # of the peers on each interface that have one
-    holder: dict[str, tuple[str, float]] = {}  # on each interface: its key, since when
-    gone: dict[Key, float] = {}  # when a peer was removed
+    holders: dict[str, tuple[str, float]] = {}  # on each interface: its key, since when
+    absent: dict[Key, float] = {}  # since when a removed peer was
     for interface, key, since, ips in changes:
-        peers, prefix, appears = prefixes.setdefault(interface, {}), longest(ips), (interface, key) not in held
+        peers, prefix = prefixes.setdefault(interface, {}), longest(ips)
+        # A peer that appears was there before the reading that showed it, but not while it was removed.
+        earliest = absent.pop((interface, key), since) if (interface, key) in held else -FOREVER
+        held.setdefault((interface, key), [])
+        if ips is None:
+            absent[interface, key] = since
         peers.pop(key, None)
         if prefix >= 0:
             peers[key] = prefix
-        held.setdefault((interface, key), [])
-        now = max(peers, key=lambda peer: (peers[peer], peer == key), default="")
-        before, start = holder.get(interface, ("", since))
-        if now != before:
-            if before:
-                held[interface, before].append((start, since))
-            # A peer that appears may have been there before the reading that showed it, but not while it was removed.
-            early = gone.get((interface, key), -FOREVER if appears else since) if now == key else since
-            holder[interface] = (now, early)
-        gone.pop((interface, key), None)
-        if ips is None:
-            gone[interface, key] = since
-    for interface, (key, start) in holder.items():
-        if key:
-            held[interface, key].append((start, FOREVER))
+        holder = max(peers, key=lambda peer: (peers[peer], peer == key), default="")
+        former, start = holders.get(interface, ("", 0.0))
+        if holder != former:
+            if former:
+                held[interface, former].append((start, since))
+            holders[interface] = (holder, earliest if holder == key else since)
+    for interface, (holder, start) in holders.items():
+        if holder:
+            held[interface, holder].append((start, FOREVER))
     return {peer: stretches for peer, stretches in held.items() if stretches}
+
+
+def means(text: str, key: str) -> bool:
+    # Whether a text is a key, the beginning of one, or a short one.
+    first, _, last = text.partition("...")
+    return first != "" and key.startswith(first) and key.endswith(last)
+
+
+def one_key(text: str, keys: set[str]) -> set[str]:
+    """Errors: Refusal, if a text is the beginning of several keys."""
+    if len(keys) > 1:
+        why = "it means %d peers, among them %s" % (len(keys), " and ".join(sorted(keys)[:2]))
+        raise Refusal("--peer %s" % clean(text), why, "write more of the key")
+    return keys
+
+
+def unknown_peer(text: str) -> Refusal:
+    why, remedy = "no peer has this name or key", "'wg-monitor status' lists the peers"
+    return Refusal("--peer %s" % clean(text), why, remedy, EXIT_FAILURE)
 
 
 # --- Reading a store ----------------------------------------------------------------------------------------------
 
 STORES = "/var/lib/wg-monitor"
 BATCH = 5000  # sessions that are read at once
+BEGINNING = attrgetter("start")
 # What schemas 1 and 2 lack of schema 3. Every event of a peer shows its allowed IPs.
 OLDER = """
-    CREATE TEMP VIEW monitor AS SELECT *, '' AS id, 0 AS stamp, 0 AS last_session FROM main.monitor;
+    CREATE TEMP VIEW monitor AS SELECT *, '' AS id, 0 AS stamp FROM main.monitor;
     CREATE TEMP VIEW peers AS SELECT *, '' AS name, NULL AS ended, NULL AS ended_wall FROM main.peers;
     CREATE TEMP VIEW sessions AS SELECT *, '' AS name FROM main.sessions;
     CREATE TEMP VIEW runs AS SELECT 0 AS number, 0.0 AS start, 0 AS interval, 0 AS threshold, '' AS liveness,
@@ -641,8 +649,8 @@ OLDER = """
     CREATE TEMP VIEW unwatched AS SELECT 0.0 AS start, 0.0 AS stop, '' AS interface, '' AS why WHERE 0;
     CREATE TEMP VIEW allowed_ips AS SELECT seq AS number, interface, public_key, wall AS since,
         CASE WHEN kind <> 'REMOVED' THEN allowed_ips END AS ips FROM main.events WHERE public_key IS NOT NULL"""
-SESSIONS = """SELECT number, interface, public_key, name, start, last_seen, length, endpoints, received, sent, unwatched,
-    reason, began, received_before, sent_before FROM sessions
+SESSIONS = """SELECT interface, public_key, name, number, start, last_seen, length, endpoints, received, sent, unwatched,
+    reason FROM sessions
     WHERE start <= ? AND (last_seen IS NULL OR last_seen >= ?) AND number > ? AND number < ?"""
 
 
@@ -654,71 +662,68 @@ class Present(NamedTuple):
     monitor: str  # the process that runs, in words; "" = none
     since: float  # the first time that somebody watched
     rule: tuple[int, int, str, str] | None  # interval, threshold, liveness, interfaces; None = an old store
-    peers: Mapping[Key, tuple[str, int | None, int, int]]  # its name, its open session, bytes received and sent in all
+    names: Mapping[Key, str]
+    sessions: Mapping[int, tuple[float, int, int]]  # the open ones by number: when they began, bytes received and sent
     changes: Sequence[Change]  # in order
     gaps: Sequence[Gap]
 
-    def is_blind(self, now: float) -> bool:
-        # Whether nobody watches now, although the monitor may run.
-        return not self.monitor or (self.rule is not None and now - self.last > 2 * self.rule[0] + 1)
+    def is_watching(self, now: float) -> bool:
+        # A monitor that runs may be blind.
+        return self.monitor != "" and (self.rule is None or now - self.last <= 2 * self.rule[0] + 1)
 
 
 # A database that somebody else writes. It is opened for each question anew, so that no transaction stays open while
-# the output blocks, and nothing is ever written: neither by a lock nor by a checkpoint.
+# the output blocks. Nothing is written, not even by a lock of ours or a checkpoint. Errors: Refusal, OSError.
 class Store:
-    # Errors of its methods: Refusal, OSError.
     def __init__(self, gateway: str, path: str) -> None:
-        self.gateway, self.path = gateway, os.path.abspath(path)
-        self.version = 0
+        self.gateway, self.path, self.version = gateway, os.path.abspath(path), 0
+        self.monitor = wg_monitor.use_of(self.path + ".lock").partition("by ")[2]  # the process that runs; "" = none
         self.found: Present | None = None
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):
-                raise self.refusal("is no store", "it is not a regular file", "name a store, such as state.db")
-            with open(self.path, "rb"):
-                pass
+                raise self.refusal("is no store", "it is not a regular file")
+            os.close(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC))
         except FileNotFoundError:
-            raise self.refusal("does not exist", "no monitor has written it", "name a store with --store") from None
+            raise self.refusal("does not exist", "no monitor has written it") from None
         self.version = int(self.ask("PRAGMA user_version")[0][0])
         tables = {row[0] for row in self.ask("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables >= wg_monitor.TABLES or self.version < 1:
-            raise self.refusal("is no store", "it is a database of another program", "name a store, such as state.db")
+            raise self.refusal("is no store", "it is a database of another program")
         if self.version > wg_monitor.SCHEMA:
             why = "it has schema %d, this one knows %d" % (self.version, wg_monitor.SCHEMA)
             raise self.refusal("was written by a newer wg_monitor", why, "install that version")
 
-    def refusal(self, what: str, why: str, remedy: str) -> Refusal:
+    def refusal(self, what: str, why: str, remedy: str = "name a store, such as %s/state.db" % STORES) -> Refusal:
         return Refusal("%s %s" % (printable(self.path), what), why, remedy, EXIT_FAILURE)
 
-    def ask(self, statement: str, values: Any = ()) -> list[Any]:
+    def ask(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         return list(self.read(lambda database: database.execute(statement, values).fetchall()))
 
     def read(self, work: Callable[[Any], Any]) -> Any:
-        """What `work` reads from the database, in one transaction. Errors: Refusal."""
+        """What `work` reads from the database, in one transaction."""
         import sqlite3
         from urllib.parse import quote
 
         while True:
             state = self.state()
-            # SQLite would leave files beside a store that nobody has open, unless it knows that nobody changes it.
-            mode = "ro" if state is None else "ro&immutable=1"
+            # SQLite leaves files beside a store that nobody has open, unless it knows that nobody changes it.
+            mode = "mode=ro" if state is None else "mode=ro&immutable=1"
             try:
-                uri = "file:%s?mode=%s" % (quote(os.fsencode(self.path)), mode)
+                uri = "file:%s?%s" % (quote(os.fsencode(self.path)), mode)
                 with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as database:
-                    database.execute("PRAGMA trusted_schema = OFF")
-                    database.execute("PRAGMA temp_store = MEMORY")
-                    if 0 < self.version < wg_monitor.SCHEMA:
-                        database.executescript(OLDER)
+                    database.executescript("PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY")
+                    database.executescript(OLDER if 0 < self.version < 3 else "")
                     database.execute("BEGIN")
                     found = work(database)
-            except (sqlite3.Error, wg_monitor.StoreFault, OverflowError, TypeError, ValueError) as error:
-                what, remedy = "cannot be read", "if it is damaged, the last backup may help"
-                raise self.refusal(what, wg_monitor.reason_of(error), remedy) from None
+            except (sqlite3.Error, wg_monitor.StoreFault, ArithmeticError, TypeError, ValueError) as error:
+                why, remedy = wg_monitor.reason_of(error), "if it is damaged, a backup may help"
+                raise self.refusal("cannot be read", why, remedy) from None
             if state is None or state == self.state():
-                return found  # else a monitor has begun to write to it
+                return found  # otherwise a monitor has begun to write to it
 
     def state(self) -> tuple[int, ...] | None:
         # What changes if somebody writes to a store that nobody has open; None = somebody may have it open.
-        if os.path.lexists(self.path + "-wal") or wg_monitor.use_of(self.path + ".lock"):
+        if self.monitor or os.path.lexists(self.path + "-wal"):
             return None
         status = os.stat(self.path)
         return status.st_ino, status.st_size, status.st_mtime_ns
@@ -727,160 +732,132 @@ class Store:
     def present(self) -> Present:
         # As it was at the first use.
         if self.found is None:
-            monitor = wg_monitor.use_of(self.path + ".lock").partition("by ")[2]
-            note = self.note()  # before the database: if they do not fit, the database is newer
-            self.found = self.read(lambda database: present_of(database, note, monitor, self.gateway))
+            note: dict[str, str] = {}  # from the small file, before the database: if they differ, the database is newer
+            with suppress(OSError), open(self.path + ".last", "rb") as file:
+                text = file.read(wg_monitor.NOTE_SIZE).decode("ascii", "replace")
+                note = dict(pair.partition("=")[::2] for pair in text.split())
+            self.found = self.read(lambda database: present_of(database, note, self.monitor, self.gateway))
         return self.found
 
-    def note(self) -> dict[str, str]:
-        # The small file beside the store.
-        try:
-            descriptor = os.open(self.path + ".last", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return {}
-        with open(descriptor, "rb") as file:
-            text = file.read(wg_monitor.NOTE_SIZE).decode("ascii", "replace")
-        return dict(pair.partition("=")[::2] for pair in text.split())
-
     def history(self, query: Query, now: float) -> History:
-        present = self.present
-        notes = []
-        if self.version < wg_monitor.SCHEMA:
-            notes.append("%s is of an older version, which did not record when nobody watched." % printable(self.path))
-        watched = Period(present.since, present.last)
-        gaps = [gap for gap in present.gaps if not query.interfaces or gap.interface in (None, *query.interfaces)]
-        sessions = lambda period: self.sessions(query, now, period)  # noqa: E731
-        return History(self.gateway, self.path, watched, gaps, sessions, notes)
+        old = "%s is of an older version, which did not record when nobody watched." % printable(self.path)
+        watched = Period(self.present.since, self.present.last)
+        gaps = [gap for gap in self.present.gaps if not query.interfaces or gap.interface in (None, *query.interfaces)]
+        notes = [old] if self.version < 3 else []
+        return History(self.gateway, self.path, watched, gaps, partial(self.sessions, query, now), notes)
 
-    def watching(self, now: float) -> bool:
-        return not self.present.is_blind(now)
+    def is_watching(self, now: float) -> bool:
+        return self.present.is_watching(now)
 
     def sessions(self, query: Query, now: float, period: Period) -> Iterator[Session]:
-        """The sessions that a query asks for and that overlap a period, in the order of their beginnings."""
+        """Those that a query asks for and that overlap a period, in the order of their beginnings."""
         held = holders_of(query.address, self.present.changes) if query.address else {}
+        wanted, convert = chooser(query, held, period), converter(self.gateway, self.present, now)
         where, values = condition(query, held)
-        after, before = -1, 2**62
         statement = SESSIONS + where + " ORDER BY number%s LIMIT %d" % (" DESC" if query.last else "", BATCH)
-        convert, wanted = Converter(self.gateway, self.present, now), chooser(query, held, period)
-        # The numbers have the order of the beginnings, but for those that one reading saw: few are not in it.
-        kept: list[tuple[float, int, Session]] = []
-        while True:
-            numbers = [period.until, period.since, after, before, *values]
-            sessions = self.read(lambda database: [convert(*row) for row in database.execute(statement, numbers)])  # noqa: B023
-            chosen = (session for session in sessions if touches(session, period) and wanted(session))
-            kept += [(session.start, session.number or 0, session) for session in chosen]
-            kept.sort()
-            if not sessions or len(kept) >= query.last > 0:
-                yield from (session for _, _, session in kept)
-                return
-            if query.last:
-                before = sessions[-1].number
-            else:
-                after = sessions[-1].number
-                yield from (session for _, _, session in kept[:-BATCH])
-                del kept[:-BATCH]
+        # The numbers have the order of the beginnings, but for sessions that began between the same readings.
+        kept: list[Session] = []
+        after, before, more = -1, 2**62, True
+        while more:
+            limits = [period.until, period.since, after, before, *values]
+            batch = self.read(partial(lambda limits, db: list(map(convert, db.execute(statement, limits))), limits))
+            kept += filter(wanted, batch)
+            kept.sort(key=BEGINNING)
+            more = len(batch) == BATCH and not len(kept) >= query.last > 0
+            after, before = (
+                (after, batch[-1].number) if more and query.last else (batch[-1].number if more else 0, before)
+            )
+            ready = kept if not more else [] if query.last else kept[:-BATCH]
+            yield from ready
+            del kept[: len(ready)]
 
     def find(self, text: str) -> set[str]:
-        """The keys of the peers that a text means: a name, a key, the beginning of a key, or a short key. Errors: Refusal,
-        if it is the beginning of several."""
-        named = {key for (_, key), peer in self.present.peers.items() if text == peer[0]}
+        """The keys of the peers that a text means: a name, a key, the beginning of a key, or a short key."""
+        named = {key for (_, key), name in self.present.names.items() if text == name}
         named = named or {key for (key,) in self.ask("SELECT DISTINCT public_key FROM sessions WHERE name = ?", [text])}
-        if named or not re.fullmatch(r"[A-Za-z0-9+/]{1,43}=?|[A-Za-z0-9+/]{8}\.\.\.[A-Za-z0-9+/=]{0,8}", text):
-            return named
         first = text.partition("...")[0]
+        if named or not first:
+            return named
         statement = "SELECT DISTINCT public_key FROM sessions WHERE public_key >= ? AND public_key < ?"
         keys = {key for (key,) in self.ask(statement, [first, first + "~"])}
-        keys |= {change[1] for change in self.present.changes} | {key for _, key in self.present.peers}
-        keys = {key for key in keys if means(text, key)}
-        if len(keys) > 1:
-            raise several_peers(text, sorted(keys))
-        return keys
+        keys |= {change[1] for change in self.present.changes} | {key for _, key in self.present.names}
+        return one_key(text, {key for key in keys if means(text, key)})
 
 
-def rows(database: Any, kinds: str, statement: str) -> Iterator[Any]:
+def rows(database: Any, kinds: str, statement: str) -> list[Any]:
     # SQLite's columns hold any type. `kinds`: text, int or real for each, with a `?` if it may be NULL.
     expected = [
         (wg_monitor.KINDS[kind.rstrip("?")], type(None) if kind.endswith("?") else ()) for kind in kinds.split()
     ]
-    for row in database.execute(statement):
-        if not all(map(isinstance, row, expected)):
-            raise ValueError("a row has a foreign shape")
-        yield row
+    found = database.execute(statement).fetchall()
+    if not all(all(map(isinstance, row, expected)) for row in found):
+        raise ValueError("a row has a foreign shape")
+    return list(found)
 
 
 def present_of(database: Any, note: Mapping[str, str], monitor: str, gateway: str) -> Present:
-    saved = [*rows(database, "real real text int text", "SELECT wall, boot, id, stamp, boot_id FROM monitor")]
+    saved = rows(database, "real real text int text", "SELECT wall, boot, id, stamp, boot_id FROM monitor")
     wall, boot, *save = saved[0] if saved else (0.0, 0.0, "", 0, "")
     if save[0] and [note.get(name) for name in ("id", "stamp", "boot_id")] == [str(value) for value in save]:
         wall, boot = float(note["wall"]), float(note["boot"])
-    statement = "SELECT interface, public_key, name, session, past_rx + rx, past_tx + tx FROM peers"
-    peers = {row[:2]: row[2:] for row in rows(database, "text text text int? int int", statement)}
+    names = {
+        row[:2]: row[2] for row in rows(database, "text text text", "SELECT interface, public_key, name FROM peers")
+    }
+    statement = """SELECT number, began, max(0, past_rx + rx - received_before), max(0, past_tx + tx - sent_before)
+        FROM peers JOIN sessions ON number = peers.session AND reason IS NULL"""
+    sessions = {row[0]: row[1:] for row in rows(database, "int real int int", statement)}
     statement = "SELECT interface, public_key, since, ips FROM allowed_ips ORDER BY number"
-    changes = list(rows(database, "text text real text?", statement))
-    statement = "SELECT interface, start, stop, why FROM unwatched ORDER BY start"
-    gaps = [Gap(gateway, *gap) for gap in rows(database, "text? real real text", statement) if gap[2] > gap[1]]
+    changes = rows(database, "text text real text?", statement)
+    statement = "SELECT interface, start, stop, why FROM unwatched WHERE stop > start ORDER BY start"
+    gaps = [Gap(gateway, *gap) for gap in rows(database, "text? real real text", statement)]
     statement = "SELECT interval, threshold, liveness, interfaces FROM runs ORDER BY number DESC LIMIT 1"
-    rules = [*rows(database, "int int text text", statement), None]
+    rule = (rows(database, "int int text text", statement) or [None])[0]
     firsts = "SELECT min(start) FROM runs UNION SELECT min(start) FROM sessions UNION SELECT min(wall) FROM events"
-    since = min((first for (first,) in rows(database, "real?", firsts) if first is not None), default=wall)
-    return Present(wall, boot, str(save[2]), monitor, min(since, wall), rules[0], peers, changes, gaps)
+    since = min([first for (first,) in rows(database, "real?", firsts) if first is not None], default=wall)
+    return Present(wall, boot, str(save[2]), monitor, min(since, wall), rule, names, sessions, changes, gaps)
 
 
 def condition(query: Query, held: Iterable[Key]) -> tuple[str, list[Any]]:
     # The part of a query that SQLite decides, and its values. It may let more pass than asked for.
-    where = ""
-    values: list[Any] = []
-
-    def one_of(column: str, texts: Iterable[str]) -> str:
-        values.extend(texts)
-        return "%s IN (%s)" % (column, ", ".join("?" for _ in texts))
-
+    where, values = "", []  # type: str, list[Any]
+    holders = {key for _, key in held}
     if query.keys is not None:  # the plus: the order of the numbers matters more than the index of the keys
-        where += " AND (%s OR %s)" % (one_of("+public_key", query.keys), one_of("name", query.names))
-    if query.shortest:
-        where += " AND (length IS NULL OR length >= ?)"
-        values.append(query.shortest)
+        places = ", ".join("?" * len(query.keys)), ", ".join("?" * len(query.names))
+        where, values = " AND (+public_key IN (%s) OR name IN (%s))" % places, [*query.keys, *query.names]
     if query.address:
-        where += " AND (instr(endpoints, ?)"
-        values.append(query.address)
-        where += " OR %s)" % one_of("+public_key", {key for _, key in held})
+        where += " AND (instr(endpoints, ?) OR +public_key IN (%s))" % ", ".join("?" * len(holders))
+        values += [query.address, *holders]
     return where, values
 
 
-# Makes a session of a row.
-class Converter:
-    def __init__(self, gateway: str, present: Present, now: float) -> None:
-        self.gateway, self.present = gateway, present
-        self.open = {session: key for key, (_, session, _, _) in present.peers.items() if session is not None}
-        self.state = UNKNOWN if present.is_blind(now) else ONLINE
-        self.ips: dict[Key, list[tuple[float, str | None]]] = {}
-        for interface, key, since, ips in present.changes:
-            self.ips.setdefault((interface, key), []).append((since, ips))
+def converter(gateway: str, present: Present, now: float) -> Callable[[Any], Session]:
+    # Makes a session of a row.
+    state_now = ONLINE if present.is_watching(now) else UNKNOWN
+    ips: dict[Key, list[tuple[float, str | None]]] = {}
+    for interface, key, since, networks in present.changes:
+        ips.setdefault((interface, key), []).append((since, networks))
 
-    def __call__(
-        self, number: int, interface: str, key: str, name: str, start: float, last_seen: float | None,
-        length: float | None, endpoints: str, received: int | None, sent: int | None, unwatched: float,
-        reason: str | None, began: float, received_before: int, sent_before: int,
-    ) -> Session:  # fmt: skip
+    def convert(row: Any) -> Session:
+        interface, key, name, number, start, until, length, endpoints, received, sent, unwatched, reason = row
         state = ENDED
-        if reason is None or last_seen is None or length is None:
-            state, reason, last_seen, length = UNKNOWN, "", start, 0.0
-            if self.open.get(number) == (interface, key):
-                _, _, received, sent = self.present.peers[interface, key]
-                received, sent = max(0, received - received_before), max(0, sent - sent_before)
-                state, last_seen, length = self.state, self.present.last, max(0.0, self.present.boot - began)
+        if reason is None:
+            state, reason, until, length = UNKNOWN, "", start, 0.0
+            if number in present.sessions:
+                began, received, sent = present.sessions[number]
+                state, until, length = state_now, present.last, max(0.0, present.boot - began)
         (
-            (received or 0) + (sent or 0) + unwatched,
             interface + key + name + endpoints + reason,
-        )  # TypeError: a foreign type
-        if not (0 <= start <= EPOCH_MAX and 0 <= last_seen <= EPOCH_MAX and 0 <= length < 2**60):
+            unwatched + (received or 0) + (sent or 0),
+        )  # TypeError: of a foreign type
+        if not (0 <= start <= EPOCH_MAX and 0 <= until <= EPOCH_MAX and 0 <= length <= EPOCH_MAX):
             raise ValueError("session %d has an impossible time" % number)
-        changes = self.ips.get((interface, key), ())
-        ips = changes[0][1] if len(changes) == 1 else ips_at(changes, start)
-        return Session(
-            self.gateway, interface, key, name, number, start, last_seen, state, length,
-            tuple(endpoints.split()), ips or "", received, sent, unwatched, reason,
-        )  # fmt: skip
+        changes = ips.get((interface, key), ())
+        allowed = (changes[0][1] if len(changes) == 1 else ips_at(changes, start)) or ""
+        figures = (tuple(endpoints.split(" ") if endpoints else ()), allowed, received, sent, unwatched, reason)
+        # Calling the class itself takes a third longer.
+        return tuple.__new__(Session, (gateway, interface, key, name, number, start, until, state, length, *figures))
+
+    return convert
 
 
 def ips_at(changes: Sequence[tuple[float, str | None]], wall: float) -> str | None:
@@ -904,97 +881,82 @@ class Column(NamedTuple):
     rank: int = 0  # the lowest gives way first, if the terminal is too narrow; 0 = it stays
     brief: Callable[[Any], str] | None = None  # what it then shows instead
     right: bool = False
-    colour: Callable[[Any], str] = lambda item: ""
+    colour: str = ""
 
 
-# Prints rows as they come. The columns fit the first rows and the terminal; no line is longer than that.
+# A table that fits the first rows and the terminal: its columns give way in the order of their ranks, and no line is
+# longer.
 class Table:
     def __init__(self, columns: Sequence[Column], first: Sequence[Any], indent: str = "") -> None:
-        import shutil
-
-        self.room, self.indent, self.paint = shutil.get_terminal_size().columns, indent, Paint()
+        self.room, self.indent, self.paint = get_terminal_size().columns - len(indent), indent, Paint()
         self.gone: list[str] = []  # the titles of columns that gave way
         self.columns = list(columns)
-        self.widths = {column: self.measure(column, first) for column in columns}
-        while sum(self.widths.values()) + 2 * len(self.widths) - 2 + len(indent) > self.room:
-            column = min(filter(lambda c: c.rank, self.columns), key=lambda c: c.rank, default=None)
-            if column is None:
-                break
-            place = self.columns.index(column)
-            del self.widths[column], self.columns[place]
+        self.widths = [self.measure(column, first) for column in columns]
+        while sum(self.widths) + 2 * len(self.widths) - 2 > self.room and any(column.rank for column in self.columns):
+            place = min(range(len(self.columns)), key=lambda n: self.columns[n].rank or 99)
+            column = self.columns[place]
             if column.brief is None:
                 self.gone.append(column.title)
+                del self.columns[place], self.widths[place]
             else:
-                column = column._replace(cell=column.brief, rank=0)
-                self.columns.insert(place, column)
-                self.widths[column] = self.measure(column, first)
+                self.columns[place] = column = column._replace(cell=column.brief, rank=0)
+                self.widths[place] = self.measure(column, first)
 
     def measure(self, column: Column, items: Iterable[Any]) -> int:
         return max([width_of(column.title), *(width_of(column.cell(item)) for item in items)])
 
-    def line(self, cells: Sequence[str], colours: Sequence[str]) -> str:
-        room, parts = self.room - len(self.indent), []
-        for column, cell, colour in zip(self.columns, cells, colours):
-            last = column is self.columns[-1] and not column.right
-            text = fit(cell if last else pad(cell, self.widths[column], column.right), room)
-            room -= width_of(text) + 2
-            parts.append(self.paint(text, colour) if colour != CYAN else self.paint.units(text))
-            if room < 1:
-                break
-        return self.indent + "  ".join(parts).rstrip()
-
-    def head(self) -> str:
-        return self.line([column.title for column in self.columns], [DIM] * len(self.columns))
-
-    def row(self, item: Any) -> str:
-        return self.line([c.cell(item) for c in self.columns], [c.colour(item) for c in self.columns])
-
-    def note(self, text: str, indent: str = "") -> str:
-        # A sentence, on as many lines as it takes.
-        import textwrap
-
-        return "\n".join(self.paint(line, DIM) for line in textwrap.wrap(text, self.room, subsequent_indent=indent))
+    def row(self, item: Any = None) -> str:
+        # Without an item: the heading.
+        cells = [column.title if item is None else column.cell(item) for column in self.columns]
+        cells = [pad(cell, width, column.right) for column, cell, width in zip(self.columns, cells, self.widths)]
+        line = "  ".join(cells).rstrip()
+        if width_of(line) > self.room:
+            return self.indent + fit(line, self.room)
+        if self.paint.on:
+            line = "  ".join(self.paint(c, o.colour if item else DIM) for c, o in zip(cells, self.columns)).rstrip()
+        return self.indent + line
 
 
-def in_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def in_batches(items: Iterable[Any]) -> Iterator[list[Any]]:
     stream = iter(items)
-    while True:
-        batch = list(islice(stream, size))
-        if not batch:
-            return
+    batch = list(islice(stream, ROWS_MEASURED))
+    while batch:
         yield batch
+        batch = list(islice(stream, ROWS_MEASURED))
 
 
 def write_json(rows: Iterable[Mapping[str, Any]]) -> None:
     import json
 
     before = "["
-    for batch in in_batches(rows, ROWS_MEASURED):
-        print(before + ",\n ".join(json.dumps(row) for row in batch), end="")
+    for batch in in_batches(rows):
+        print(before + ",\n ".join(map(json.dumps, batch)), end="")
         before = ",\n "
     print("]" if before != "[" else "[]")
 
 
 def write_csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    # The mark at the beginning tells spreadsheets that this is UTF-8.
     import csv
 
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(encoding="utf-8", newline="")
-    print("\ufeff", end="")
-    writer = csv.DictWriter(sys.stdout, names, quoting=csv.QUOTE_NONNUMERIC)
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: cell_of_csv(row.get(name)) for name in names})
+    reconfigure(encoding="utf-8", newline="")
+    print("\ufeff", end="")  # tells spreadsheets that this is UTF-8
+    writer = csv.writer(sys.stdout, quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerow(names)
+    writer.writerows([cell_of_csv(row.get(name)) for name in names] for row in rows)
 
 
-def show_notes(notes: Iterable[str], on_stdout: bool = True) -> None:
-    table = Table([], [])
+def show_notes(notes: Iterable[str], table: bool) -> None:
+    # Sentences about an answer. Beside what a program reads, they go to standard error.
+    import textwrap
+
+    paint, room = Paint(), get_terminal_size().columns
     for note in notes:
-        print(
-            *([table.note(note)] if on_stdout else ["wg_monitor:", note]), file=sys.stdout if on_stdout else sys.stderr
-        )
+        lines = [paint(line, DIM) for line in textwrap.wrap(note, room)] if table else ["wg_monitor: " + note]
+        print("\n".join(lines), file=sys.stdout if table else sys.stderr)
+
+
+def too_narrow(table: Table) -> list[str]:
+    return ["Too narrow for: %s. --format csv shows all." % ", ".join(table.gone)] if table.gone else []
 
 
 # --- The command status -------------------------------------------------------------------------------------------
@@ -1023,15 +985,12 @@ class Probed(NamedTuple):
 
 def run_wg() -> Probed:
     """Errors: Refusal."""
-    import time
-
     wg_monitor.judge_permission()
-    probe = wg_monitor.Probe(wg_monitor.find_wg())
+    probe, answer = wg_monitor.Probe(wg_monitor.find_wg()), None
     try:
         probe.start("all", "dump")
     except OSError as error:
-        raise Refusal("%s cannot be run" % probe.wg, wg_monitor.reason_of(error), "try it", EXIT_FAILURE) from None
-    answer = None
+        raise Refusal("wg cannot be run", wg_monitor.reason_of(error), "try 'wg show'", EXIT_FAILURE) from None
     while answer is None:
         time.sleep(0.002)
         answer = probe.answer()
@@ -1040,51 +999,42 @@ def run_wg() -> Probed:
     return Probed(probe, answer)
 
 
-# The state table of a store, without the lock and the files that its writer holds.
+# Loads the state table as the monitor does, without the lock and the files of a writer.
 class Loader(wg_monitor.Store):
-    def __init__(self, database: Any, wanted: str, rebooted: wg_monitor.Moment | None) -> None:
+    def __init__(self, database: Any) -> None:
         self.database = database
-        names = frozenset(wanted.split(",")) if wanted else frozenset()
-        complete = None if rebooted else database.execute("SELECT complete FROM monitor").fetchone()[0]
-        self.table, _ = self.load_table(names, complete, rebooted)
 
-
-def load_table(store: Store | None, now: wg_monitor.Moment) -> tuple[wg_monitor.Table, wg_monitor.Settings]:
-    # What the monitor knows, and the rule by which it decides.
-    environment: dict[str, str] = {}
-    if store is None:
-        return wg_monitor.Table(), wg_monitor.parse_settings({}, environment)
-    present = store.present
-    if present.rule is not None:
-        environment = dict(zip(("INTERVAL", "THRESHOLD", "LIVENESS", "INTERFACE"), map(str, present.rule)))
-    rebooted = None if present.boot_id in ("", wg_monitor.boot_id()) else now
-    table = store.read(lambda database: Loader(database, environment.get("INTERFACE", ""), rebooted).table)
-    return table, wg_monitor.parse_settings({}, environment)
+    def table(self, wanted: frozenset[str], rebooted: wg_monitor.Moment | None) -> wg_monitor.Table:
+        complete = self.database.execute("SELECT complete FROM monitor").fetchone()
+        return self.load_table(wanted, None if rebooted or not complete else complete[0], rebooted)[0]
 
 
 def peers_of(store: Store | None, probed: Probed | None, now: wg_monitor.Moment) -> tuple[list[Peer], wg_monitor.Table]:
     """The peers as the store shows them; with a run of `wg`, as the monitor would see them in its next reading."""
-    table, settings = load_table(store, now)
+    names: Mapping[Key, str] = {}
+    table, saved = wg_monitor.Table(), {}
+    if store is not None and store.present.rule is not None:  # the threshold of the monitor, not a guess
+        saved = dict(zip(("INTERVAL", "THRESHOLD", "LIVENESS", "INTERFACE"), map(str, store.present.rule)))
+    settings = wg_monitor.parse_settings({}, saved)
+    if store is not None:
+        rebooted = None if store.present.boot_id in ("", wg_monitor.boot_id()) else now
+        table = store.read(lambda database: Loader(database).table(settings.interface, rebooted))
+        names = store.present.names
     if probed is not None:
         blocks, complaints = probed.probe.blocks(probed.answer.size), probed.answer.complaints
         reading = wg_monitor.parse(blocks, complaints, wg_monitor.Memo(), (), settings.interface)
         wg_monitor.decide(table, reading, probed.answer.at, settings)
     peers = []
-    for (interface, key), row in sorted(table.rows.items()):
-        session, name = row.session, ""
-        if store is not None and (interface, key) in store.present.peers:
-            name = store.present.peers[interface, key][0]
-        since: float | None = None
-        received = sent = None
+    for key, row in table.rows.items():
+        session, received, sent = row.session, None, None  # type: Any, int | None, int | None
+        since = row.ended.wall if row.ended.wall > 0 else float(row.shown)
         if session is not None:
-            since = session.start if store is not None else None
-            received = max(0, row.received - session.received_before) if store is not None else row.received
-            sent = max(0, row.transmitted - session.sent_before) if store is not None else row.transmitted
-        elif store is not None and row.shown:
-            since = row.ended.wall if row.ended.wall > 0 else float(row.shown)
+            before = (session.received_before, session.sent_before) if store is not None else (0, 0)
+            since, received, sent = session.start, max(0, row.received - before[0]), max(0, row.transmitted - before[1])
+        known = (since or None) if store is not None else None
+        address: tuple[Any, ...] = (row.endpoint, row.allowed_ips, row.shown, received, sent)
         gateway = "" if store is None else store.gateway
-        address = (row.endpoint, row.allowed_ips, row.shown)
-        peers.append(Peer(gateway, interface, key, name, session is not None, since, *address, received, sent))
+        peers.append(Peer(gateway, *key, names.get(key, ""), session is not None, known, *address))
     return peers, table
 
 
@@ -1096,167 +1046,119 @@ SORTS: dict[str, Callable[[Peer], Any]] = {
 }
 
 
-def status_fields(peer: Peer, last: float | None, zone: Zone) -> dict[str, Any]:
-    def when(wall: float | None) -> str | None:
-        return zone.rfc3339(wall) if wall else None
-
-    fields: dict[str, Any] = {"gateway": peer.gateway} if peer.gateway else {}
-    fields.update(interface=peer.interface, peer=peer.key, name=peer.name or None, online=peer.online)
-    fields.update(since=when(peer.since), endpoint=peer.endpoint or None, allowed_ips=peer.allowed_ips)
-    fields.update(handshake=when(peer.handshake), received_bytes=peer.received, sent_bytes=peer.sent)
-    fields.update(last_reading=when(last))
-    return fields
+def peer_fields(p: Peer, last: float | None, zone: Zone) -> dict[str, Any]:
+    since, handshake, reading = (zone.rfc3339(wall) if wall else None for wall in (p.since, p.handshake, last))
+    fields: dict[str, Any] = {"gateway": p.gateway} if p.gateway else {}
+    fields.update(interface=p.interface, peer=p.key, name=p.name or None, online=p.online, since=since)
+    fields.update(endpoint=p.endpoint or None, allowed_ips=p.allowed_ips, handshake=handshake)
+    return {**fields, "received_bytes": p.received, "sent_bytes": p.sent, "last_reading": reading}
 
 
-def status_columns(now: float, gateways: bool) -> list[Column]:
-    def ago(peer: Peer) -> str:
-        return wg_monitor.duration(now - peer.handshake) + " ago" if peer.handshake else "never"
+def peer_columns(now: float) -> list[Column]:
+    def ago(p: Peer) -> str:
+        return wg_monitor.duration(now - p.handshake) + " ago" if p.handshake else "never"
 
-    def since(peer: Peer) -> str:
-        unknown = "unknown" if peer.online or peer.handshake else "never"
-        return wg_monitor.duration(now - peer.since) if peer.since else unknown
-
-    def state(peer: Peer) -> str:
-        return GREEN_BOLD if peer.online else ""
+    def since(p: Peer) -> str:
+        return wg_monitor.duration(now - p.since) if p.since else "unknown" if p.handshake else "never"
 
     return [
-        Column("PEER", lambda p: shown_name(p.name, p.key), 8, lambda p: brief_name(p.name, p.key), colour=yellow),
-        *([Column("GATEWAY", lambda p: printable(p.gateway, 64), 6)] if gateways else []),
-        Column("STATE", lambda p: "online" if p.online else "offline", colour=state),
-        Column("SINCE", since, 7, colour=cyan),
+        Column("PEER", lambda p: name_text(p.name, p.key), 6, lambda p: brief_name(p.name, p.key), colour=YELLOW_BOLD),
+        Column("STATE", lambda p: "online" if p.online else "offline"),
+        Column("SINCE", since, 5, colour=CYAN),
         Column("ENDPOINT", lambda p: printable(p.endpoint) or "-", 4),
-        Column("HANDSHAKE", ago, 3, colour=cyan),
-        Column("RECEIVED", lambda p: size_text(p.received) or "-", 2, right=True, colour=cyan),
-        Column("SENT", lambda p: size_text(p.sent) or "-", 1, right=True, colour=cyan),
+        Column("HANDSHAKE", ago, 3, colour=CYAN),
+        Column("RECEIVED", lambda p: size_text(p.received) or "-", 2, right=True, colour=CYAN),
+        Column("SENT", lambda p: size_text(p.sent) or "-", 1, right=True, colour=CYAN),
     ]
-
-
-def brief_name(name: str, peer: str) -> str:
-    return fit(printable(name), 14) if name else printable(peer[:8]) + "..."
-
-
-def yellow(item: Any) -> str:
-    return YELLOW_BOLD
-
-
-def green(item: Any) -> str:
-    return GREEN_BOLD
-
-
-def cyan(item: Any) -> str:
-    return CYAN
 
 
 def heading(name: str, peers: Sequence[Peer], up: bool, store: Store | None, now: float, zone: Zone) -> str:
     # wg0  2 of 3 online, watched since 2026-11-20 09:12, last reading 12s ago
-    parts = ["%d of %d online" % (sum(peer.online for peer in peers), len(peers))]
-    if not up:
-        parts.append("the interface is down")
+    parts = ["%s  %d of %d online" % (printable(name), sum(peer.online for peer in peers), len(peers))]
+    parts += [] if up else ["the interface is down"]
     if store is None:
-        return ", ".join([*parts, "no store: only what wg shows now"])
+        return ", ".join([*parts, "no store: since when is unknown"])
     present = store.present
-    gaps = [gap.stop for gap in present.gaps if gap.interface in (None, name)]
-    since = max([present.since, *gaps])
-    if present.is_blind(now):
-        parts.append("no monitor runs" if not present.monitor else "the monitor is blind")
-    else:
-        parts.append("watched since %s" % zone.stamp(since)[:16])
+    since = max([present.since, *(gap.stop for gap in present.gaps if gap.interface in (None, name))])
+    trouble = "the monitor reads nothing" if present.monitor else "no monitor runs"
+    parts.append("watched since %s" % zone.stamp(since)[:16] if present.is_watching(now) else trouble)
     parts.append("last reading %s ago" % wg_monitor.duration(now - present.last) if present.last else "no reading yet")
     return ", ".join(parts)
 
 
 def status(words: Sequence[str]) -> int:
     parser = new_parser("status", "Show who is online now, since when, and from where.")
-    add_common(parser)
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--online", action="store_true", help="only the peers that are online")
     group.add_argument("--offline", action="store_true", help="only the peers that are offline")
-    parser.add_argument(
-        "--sort", choices=sorted(SORTS), help="order of the peers; default: who is online, then by name"
-    )
+    parser.add_argument("--sort", choices=sorted(SORTS), help="default: who is online, then by name")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.epilog = """Exit codes: 0 done, 1 failure or an unknown peer, 2 invalid usage, 3 a peer named with --peer is
-        offline, 4 not permitted."""
+    parser.epilog = EXIT_CODES.replace("usage,", "usage, 3 a peer that --peer names is offline,")
     options = parser.parse_args(words)
     zone, now = Zone(options.timezone), wg_monitor.moment()
     stores = open_stores(options.store, needed=False)
+    notes = ["%s: %s." % (printable(s.gateway), printable(s.path)) for s in stores if s.gateway]
     probed: Probed | None = None
-    notes = []
     if not options.store:  # what was named may come from another machine
         try:
             probed = run_wg()
         except Refusal as refusal:
             if not stores:
                 raise
-            notes.append("Handshakes and bytes are those of the last checkpoint: %s." % refusal)
-    names, gateways = names_of(options.interface), len(stores) > 1
-    everything = [(store, *peers_of(store, probed, now)) for store in (stores or (None,))]
-    wanted = wanted_peers(options.peer, [peer for _, peers, _ in everything for peer in peers])
-    code = 3 if wanted is not None and any(not peer.online for peer in wanted) else 0
-    sort = SORTS[options.sort] if options.sort else lambda peer: (not peer.online, *SORTS["name"](peer))
-    parts = []  # store, interface, whether it is up, its peers
-    for store, peers, table in everything:
-        for name in sorted({peer.interface for peer in peers} | table.interfaces.keys()):
-            chosen = [p for p in peers if p.interface == name and (wanted is None or p in wanted)]
-            if (not names or name in names) and (wanted is None or chosen):
-                parts.append((store, name, name not in table.interfaces or table.interfaces[name].up, chosen))
-    shown = [
-        [p for p in chosen if p.online >= options.online and p.online <= (not options.offline)] for *_, chosen in parts
-    ]
-    shown = [sorted(peers, key=sort) for peers in shown]
-    if gateways:
-        notes.append("Read: %s." % ", ".join(printable(store.path) for store in stores))
-    if options.json:
-        lasts = [None if store is None else store.present.last for store, *_ in parts]
-        write_json(status_fields(p, last, zone) for last, peers in zip(lasts, shown) for p in peers)
-        show_notes(notes, on_stdout=False)
-        return code
-    table_ = Table(status_columns(now.wall, gateways), [peer for peers in shown for peer in peers], "  ")
-    for (store, name, up, chosen), peers in zip(parts, shown):
-        name, text = printable(name), heading(name, chosen, up, store, now.wall, zone)
-        print(fit(name + "  " + text, table_.room).replace(name, table_.paint(name, GREEN_BOLD), 1))
-        if peers:
-            print("\n".join([table_.head(), *map(table_.row, peers)]))
-    if not parts:
-        print("No WireGuard interface" + ("" if not names else " of this name") + ".")
-    show_notes(notes)
-    return code
-
-
-def wanted_peers(texts: Sequence[str], peers: Sequence[Peer]) -> list[Peer] | None:
-    # Those that --peer names. Errors: Refusal.
-    if not texts:
-        return None
-    wanted = []
-    for text in texts:
-        found = [peer for peer in peers if peer.name == text] or [p for p in peers if means(text, p.key)]
+            notes.append("Handshakes and bytes are as old as the last checkpoint. %s." % refusal)
+    parts, wanted = [], set()  # type: list[tuple[Any, str, bool, list[Peer]]], set[Peer]
+    for store in stores or (None,):
+        peers, table = peers_of(store, probed, now)
+        for name in sorted(table.interfaces.keys() | {peer.interface for peer in peers}):
+            up = name not in table.interfaces or table.interfaces[name].up
+            parts.append((store, name, up, [peer for peer in peers if peer.interface == name]))
+    everyone = [peer for *_, peers in parts for peer in peers]
+    for text in options.peer:
+        found = {peer for peer in everyone if peer.name == text} or {peer for peer in everyone if means(text, peer.key)}
+        one_key(text, {peer.key for peer in found if peer.name != text})
         if not found:
             raise unknown_peer(text)
-        if len({peer.key for peer in found if peer.name != text}) > 1:
-            raise several_peers(text, sorted({peer.key for peer in found}))
-        wanted += found
-    return wanted
+        wanted |= found
+    names = names_of(options.interface)
+    shown = []
+    for store, name, up, peers in parts:
+        peers = [peer for peer in peers if not options.peer or peer in wanted]
+        if name in (names or (name,)) and (peers or not options.peer):
+            peers.sort(key=SORTS[options.sort or "name"])
+            peers = peers if options.sort else sorted(peers, key=lambda peer: not peer.online)
+            text = heading(name, peers, up, store, now.wall, zone)
+            chosen = [p for p in peers if p.online >= options.online and p.online <= (not options.offline)]
+            shown.append((store, name, text, chosen))
+    if options.json:
+        write_json(peer_fields(p, s and s.present.last, zone) for s, _, _, peers in shown for p in peers)
+    else:
+        layout = Table(peer_columns(now.wall), [peer for *_, peers in shown for peer in peers], "  ")
+        for store, name, text, peers in shown:
+            where = "%s: " % printable(store.gateway) if store is not None and store.gateway else ""
+            line = fit(where + text, layout.room + 2)
+            print(line.replace(printable(name), layout.paint(printable(name), GREEN_BOLD), 1))
+            print("".join(line + "\n" for line in map(layout.row, [None, *peers] if peers else [])), end="")
+        notes = ["No such WireGuard interface." if names else "No WireGuard interface."] * (not shown) + notes
+    show_notes(notes, not options.json)
+    return EXIT_OFFLINE if any(not peer.online for peer in wanted) else 0
 
 
 # --- The command sessions -----------------------------------------------------------------------------------------
 
+REASONS = ("idle", "unreachable", "interface-down", "removed", "reset", "unknown")
 SESSION_FIELDS = (
     "interface", "peer", "name", "session", "session_start", "last_seen", "length_s", "endpoint", "endpoints",
     "allowed_ips", "received_bytes", "sent_bytes", "unwatched_s", "reason", "online",
 )  # fmt: skip
-REASONS = ("idle", "unreachable", "interface-down", "removed", "reset", "unknown")
 
 
-def session_fields(session: Session, zone: Zone) -> dict[str, Any]:
+def session_fields(s: Session, zone: Zone) -> dict[str, Any]:
     # Named as in the trail with LOG_FORMAT=json.
-    s = session
-    start, until, endpoint = zone.rfc3339(s.start), zone.rfc3339(s.until), s.endpoints[-1] if s.endpoints else None
-    values = (
-        s.interface, s.peer, s.name or None, s.number, start, until, round(s.length), endpoint, list(s.endpoints),
-        s.allowed_ips, s.received, s.sent, round(s.unwatched), s.reason or None, True,
-    )  # fmt: skip
-    fields = {"gateway": s.gateway} if s.gateway else {}
-    return {**fields, **dict(zip(SESSION_FIELDS if s.state == ONLINE else SESSION_FIELDS[:-1], values))}
+    ends = (zone.rfc3339(s.start), zone.rfc3339(s.until), round(s.length))
+    places = (s.endpoints[-1] if s.endpoints else None, list(s.endpoints), s.allowed_ips)
+    figures = (s.received, s.sent, round(s.unwatched), s.reason or None, *([True] if s.state == ONLINE else []))
+    fields = dict(zip(SESSION_FIELDS, (s.interface, s.peer, s.name or None, s.number, *ends, *places, *figures)))
+    return {"gateway": s.gateway, **fields} if s.gateway else fields
 
 
 def end_text(stop: float, start: float, zone: Zone) -> str:
@@ -1279,96 +1181,50 @@ def endpoint_text(session: Session) -> str:
     return printable(session.endpoints[-1]) + more if session.endpoints else "-"
 
 
-def session_columns(zone: Zone, gateways: bool) -> list[Column]:
+def hosts_text(session: Session) -> str:
+    # The tunnel addresses, or the networks if there is none: 10.0.0.2, 10.0.0.3
+    return printable(wg_monitor.ips_text(session.allowed_ips).partition(": ")[2][:-1], 40)
+
+
+def whose(text: Callable[[str, str], str]) -> Callable[[Any], str]:
+    return lambda item: text(item.name, item.peer) if item.peer else "all"
+
+
+def first_columns(gateways: bool) -> list[Column]:
+    # What sessions and sums begin with.
+    gateway = [Column("GATEWAY", lambda item: printable(item.gateway, 64), 10)]
+    peer = Column("PEER", whose(name_text), 4, whose(brief_name), colour=YELLOW_BOLD)
+    return gateway * gateways + [peer, Column("IFACE", lambda item: printable(item.interface), 7, colour=GREEN_BOLD)]
+
+
+def session_columns(zone: Zone) -> list[Column]:
     return [
-        *([Column("GATEWAY", lambda s: printable(s.gateway, 64), 10)] if gateways else []),
-        Column("PEER", lambda s: shown_name(s.name, s.peer), 4, lambda s: brief_name(s.name, s.peer), colour=yellow),
-        Column("IFACE", lambda s: printable(s.interface), 7, colour=green),
         Column("CONNECTED", lambda s: zone.stamp(s.start), 5, lambda s: zone.stamp(s.start)[:16]),
         Column("UNTIL", lambda s: until_text(s, zone), 5, lambda s: until_text(s, zone, brief=True)),
-        Column("LENGTH", lambda s: wg_monitor.duration(s.length), 8, colour=cyan),
+        Column("LENGTH", lambda s: wg_monitor.duration(s.length), 8, colour=CYAN),
         Column("ENDPOINT", endpoint_text, 9),
-        Column("TUNNEL ADDRESS", lambda s: hosts_text(s.allowed_ips), 3),
-        Column("RECEIVED", lambda s: size_text(s.received), 2, right=True, colour=cyan),
-        Column("SENT", lambda s: size_text(s.sent), 1, right=True, colour=cyan),
+        Column("TUNNEL ADDRESS", hosts_text, 3),
+        Column("RECEIVED", lambda s: size_text(s.received), 2, right=True, colour=CYAN),
+        Column("SENT", lambda s: size_text(s.sent), 1, right=True, colour=CYAN),
         Column("ENDED", lambda s: printable(s.reason), 6),
     ]
 
 
-def gap_text(gap: Gap, zone: Zone) -> str:
-    where = "[%s] " % printable(gap.interface) if gap.interface else ""
-    why = " (%s)" % printable(gap.why) if gap.why else ""
-    return "%snot watched from %s to %s%s" % (where, zone.stamp(gap.start), end_text(gap.stop, gap.start, zone), why)
-
-
-def show_sessions(sessions: Iterable[Session], gaps: Sequence[Gap], zone: Zone, gateways: bool) -> tuple[int, int]:
-    """Prints a table, with the time that nobody watched in lines of its own. Returns how many sessions of how many peers
-    it holds."""
-    table: Table | None = None
-    count, peers, waiting, spans = 0, set(), deque(gaps), False
-    for batch in in_batches(sessions, ROWS_MEASURED):
-        lines = []
-        if table is None:
-            table = Table(session_columns(zone, gateways), batch)
-            lines.append(table.head())
-        for session in batch:
-            while waiting and waiting[0].start <= session.start:
-                lines.append(table.note("-- " + gap_text(waiting.popleft(), zone)))
-            lines.append(table.row(session))
-            spans |= session.unwatched > 0
-            peers.add(session[:3])
-        count += len(batch)
-        print("\n".join(lines))
-    table = table or Table([], [])
-    for gap in waiting:
-        print(table.note("-- " + gap_text(gap, zone)))
-    if spans:
-        print(table.note("* Nobody watched for a part of this session."))
-    if table.gone:
-        print(table.note("Too narrow for: %s. --format csv has everything." % ", ".join(table.gone)))
-    return count, len(peers)
-
-
-def watched_texts(histories: Sequence[History], presents: Sequence[bool], zone: Zone) -> Iterator[str]:
-    # Where the answer comes from, and when it may be incomplete. `presents`: whether somebody watches now.
-    for history, watching in zip(histories, presents):
-        first, last = history.watched
-        if last <= first:
-            text = "nothing was recorded yet"
-        elif watching:
-            text = "watched since %s" % zone.stamp(first)
-        else:
-            text = "watched from %s to %s, and not since" % (zone.stamp(first), zone.stamp(last))
-        name = "%s (%s)" % (printable(history.gateway), printable(history.path)) if history.gateway else ""
-        yield "%s: %s." % (name, text) if name else text[0].upper() + text[1:] + "."
-        yield from history.notes
-
-
-def total_columns(zone: Zone, gateways: bool) -> list[Column]:
-    def share(total: Total) -> str:
-        return "" if total.share is None else "%.1f %%" % (100 * total.share)
-
+def total_columns() -> list[Column]:
     def size(count: int | None, total: Total) -> str:
         return size_text(count) + ("+" if total.beyond and count is not None else "")
 
     return [
-        *([Column("GATEWAY", lambda t: printable(t.gateway, 64), 10)] if gateways else []),
-        Column("PEER", total_name, 6, lambda t: brief_name(t.name, t.peer) if t.peer else "all", colour=yellow),
-        Column("IFACE", lambda t: printable(t.interface), 7, colour=green),
         Column("SESSIONS", lambda t: str(t.sessions), right=True),
-        Column("ONLINE", lambda t: wg_monitor.duration(t.online_s), right=True, colour=cyan),
-        Column("SHARE", share, 9, right=True),
-        Column("LONGEST", lambda t: wg_monitor.duration(t.longest_s), 4, right=True, colour=cyan),
-        Column("MEDIAN", lambda t: wg_monitor.duration(t.median_s), 3, right=True, colour=cyan),
+        Column("ONLINE", lambda t: wg_monitor.duration(t.online_s), right=True, colour=CYAN),
+        Column("SHARE", lambda t: "" if t.share is None else "%.1f %%" % (100 * t.share), 9, right=True),
+        Column("LONGEST", lambda t: wg_monitor.duration(t.longest_s), 4, right=True, colour=CYAN),
+        Column("MEDIAN", lambda t: wg_monitor.duration(t.median_s), 3, right=True, colour=CYAN),
         Column("BREAKS/H", lambda t: "%.2f" % (t.interruptions_per_hour or 0), 2, right=True),
-        Column("RECEIVED", lambda t: size(t.received_bytes, t), 8, right=True, colour=cyan),
-        Column("SENT", lambda t: size(t.sent_bytes, t), 8, right=True, colour=cyan),
+        Column("RECEIVED", lambda t: size(t.received_bytes, t), 8, right=True, colour=CYAN),
+        Column("SENT", lambda t: size(t.sent_bytes, t), 8, right=True, colour=CYAN),
         Column("ADDRESSES", lambda t: str(t.addresses), 1, right=True),
     ]
-
-
-def total_name(total: Total) -> str:
-    return shown_name(total.name, total.peer) if total.peer else "all"
 
 
 def usage_columns(unit: str) -> list[Column]:
@@ -1379,29 +1235,79 @@ def usage_columns(unit: str) -> list[Column]:
         Column(unit.upper(), lambda u: u.unit),
         Column("SESSIONS", lambda u: str(u.sessions), 3, right=True),
         Column("PEERS", lambda u: str(u.peers), 4, right=True),
-        Column("ONLINE", lambda u: wg_monitor.duration(u.online_s), right=True, colour=cyan),
-        Column("RECEIVED", lambda u: size(u.received_bytes, u), 2, right=True, colour=cyan),
-        Column("SENT", lambda u: size(u.sent_bytes, u), 1, right=True, colour=cyan),
+        Column("ONLINE", lambda u: wg_monitor.duration(u.online_s), right=True, colour=CYAN),
+        Column("RECEIVED", lambda u: size(u.received_bytes, u), 2, right=True, colour=CYAN),
+        Column("SENT", lambda u: size(u.sent_bytes, u), 1, right=True, colour=CYAN),
         Column("NOT WATCHED", lambda u: wg_monitor.duration(u.unwatched_s) if u.unwatched_s else "", 5, right=True),
     ]
 
 
-def show_sums(columns: Sequence[Column], items: Sequence[Any]) -> None:
+def show_sessions(stream: Iterable[Session], gaps: Iterable[Gap], columns: Sequence[Column], zone: Zone) -> list[str]:
+    """Prints a table, with the time that nobody watched in lines of its own. Returns what there is to say about it."""
+    table, waiting, count, spans = Table([], []), deque(gaps), 0, False
+    peers: set[Any] = set()
+    for batch in in_batches(stream):
+        lines = []
+        if not count:
+            table = Table(columns, batch)
+            lines.append(table.row())
+        for session in batch:
+            while waiting and waiting[0].start <= session.start:
+                lines.append(gap_line(waiting.popleft(), table, zone))
+            lines.append(table.row(session))
+            spans |= session.unwatched > 0
+            peers.add(session[:3])
+        count += len(batch)
+        print("\n".join(lines))
+    print("".join(gap_line(gap, table, zone) + "\n" for gap in waiting), end="")
+    numbers = (wg_monitor.counted(count, "session"), wg_monitor.counted(len(peers), "peer"))
+    stars = ["* Nobody watched for a part of this session."] if spans else []
+    return stars + too_narrow(table) + (["%s of %s." % numbers] if count else [])
+
+
+def gap_line(gap: Gap, table: Table, zone: Zone) -> str:
+    where = "[%s] " % printable(gap.interface) if gap.interface else ""
+    why = " (%s)" % printable(gap.why) if gap.why else ""
+    text = "%snot watched from %s to %s%s" % (where, zone.stamp(gap.start), end_text(gap.stop, gap.start, zone), why)
+    return table.paint(fit("-- " + text, table.room), DIM)
+
+
+def show_sums(columns: Sequence[Column], items: Sequence[Any]) -> list[str]:
     table = Table(columns, items)
-    print("\n".join([table.head(), *map(table.row, items)]))
+    print("\n".join(map(table.row, [None, *items])))
+    notes = []
     if any(getattr(item, "beyond", False) for item in items):
-        print(table.note("+ Includes the bytes of whole sessions that reach beyond the period."))
+        notes.append("+ Includes the bytes of whole sessions that reach beyond the period.")
     if any(getattr(item, "estimated", False) for item in items):
-        print(table.note("~ The bytes of a session that reaches beyond are spread evenly over its time."))
-    if table.gone:
-        print(table.note("Too narrow for: %s. --format csv has everything." % ", ".join(table.gone)))
+        notes.append("~ The bytes of a session that reaches beyond are spread evenly over its time.")
+    return notes + too_narrow(table)
 
 
 def sum_fields(item: Any, zone: Zone) -> dict[str, Any]:
-    fields = {name: value if value != "" else None for name, value in item._asdict().items()}
-    for name in fields.keys() & {"start", "stop"}:
-        fields[name] = zone.rfc3339(getattr(item, name))
-    return fields
+    times = {name: zone.rfc3339(getattr(item, name)) for name in ("start", "stop") if hasattr(item, name)}
+    return {name: times.get(name, None if value == "" else value) for name, value in item._asdict().items()}
+
+
+def watched_texts(histories: Iterable[History], sources: Iterable[Any], now: float, zone: Zone) -> Iterator[str]:
+    # When an answer may be incomplete.
+    for history, source in zip(histories, sources):
+        text = "nothing was recorded"
+        if source.is_watching(now):
+            text = "watched since %s" % zone.stamp(history.watched.since)
+        elif history.watched.until > history.watched.since:
+            text = "watched from %s to %s, and not since" % tuple(map(zone.stamp, history.watched))
+        name = "%s (%s): " % (printable(history.gateway), printable(history.path)) if history.gateway else ""
+        yield (name or text[0].upper()) + text[not name :] + "."
+        yield from history.notes
+
+
+def asked_text(options: Any, period: Period, zone: Zone) -> str:
+    # What was asked for, in words.
+    text = " of " + ", ".join(map(clean, options.peer)) if options.peer else ""
+    if period.since == period.until:
+        return text + " at " + zone.stamp(period.since)
+    text += " from %s" % zone.stamp(period.since) if period.since > -FOREVER else ""
+    return text + (" until %s" % end_text(period.until, period.since, zone) if period.until < FOREVER else "")
 
 
 def period_of(options: Any, now: float, zone: Zone) -> tuple[Period, list[str]]:
@@ -1412,74 +1318,55 @@ def period_of(options: Any, now: float, zone: Zone) -> tuple[Period, list[str]]:
     since, note = parse_moment(begin, now, zone) if begin else (-FOREVER, "")
     until, other = parse_moment(end, now, zone, end=True) if end else (FOREVER, "")
     if since > until:
-        found = "--since %s" % printable(begin)
-        raise Refusal(found, "it is later than --until %s" % printable(end), "exchange the two")
+        found, why = "--since %s" % printable(begin), "it is later than --until %s" % printable(end)
+        raise Refusal(found, why, "exchange them")
     return Period(since, until), [text for text in dict.fromkeys((note, other)) if text]
 
 
 def query_of(options: Any, sources: Sequence[Any]) -> Query:
     """Errors: Refusal."""
-    keys: set[str] = set()
-    for text in options.peer:
-        meant: set[str] = set().union(*(source.find(text) for source in sources))
-        if not meant:
+    found: list[set[str]] = [set().union(*(source.find(text) for source in sources)) for text in options.peer]
+    for text, keys in zip(options.peer, found):
+        if not keys:
             raise unknown_peer(text)
-        keys |= meant
-    address = ""
-    if options.ip:
-        import socket
-
-        family = socket.AF_INET6 if ":" in options.ip else socket.AF_INET
-        try:  # as `wg` prints it
-            address = socket.inet_ntop(family, socket.inet_pton(family, options.ip))
-        except (OSError, ValueError):
-            found, remedy = "--ip %s" % printable(options.ip), "write it like 203.0.113.7, 10.0.0.2 or 2001:db8::7"
-            raise Refusal(found, "it is no address", remedy) from None
-    reasons = names_of(options.reason)
-    if reasons - set(REASONS):
-        found = "--reason %s" % printable(min(reasons - set(REASONS)))
-        raise Refusal(found, "no session ends so", "choose from " + ", ".join(REASONS))
-    shortest = length_of(options.min_length) if options.min_length else 0.0
-    chosen = frozenset(keys) if options.peer else None
-    return Query(
-        chosen, frozenset(options.peer), names_of(options.interface), reasons, address, shortest, options.last or 0
-    )
+    reasons, length = names_of(options.reason), (options.min_length or "0").lower().replace(" ", "")
+    if not reasons <= set(REASONS):
+        raise Refusal("--reason %s" % printable(min(reasons - set(REASONS))), "no session ends so", ", ".join(REASONS))
+    if not re.fullmatch("([0-9]{1,9}[wdhms])+|[0-9]{1,9}", length):
+        found_ = "--min-length %s" % printable(options.min_length)
+        raise Refusal(found_, "it is no length", "write it like 90s, 5m, 1h30m or 2d")
+    shortest = sum(int(n) * AGO_S[unit or "s"] for n, unit in re.findall("([0-9]+)([wdhms]?)", length))
+    who: tuple[Any, Any] = (frozenset().union(*found), frozenset(options.peer)) if found else (None, frozenset())
+    return Query(*who, names_of(options.interface), reasons, address_of(options.ip), float(shortest), options.last or 0)
 
 
-def length_of(text: str) -> float:
-    words = text.lower().replace(" ", "")
-    if not re.fullmatch("([0-9]{1,9}[wdhms])+|[0-9]{1,9}", words):
-        remedy = "write it like 90s, 5m, 1h30m or 2d"
-        raise Refusal("--min-length %s" % printable(text), "it is no length", remedy)
-    return float(sum(int(n) * AGO_S[unit or "s"] for n, unit in re.findall("([0-9]+)([wdhms]?)", words)))
+def address_of(text: str | None) -> str:
+    # As `wg` prints it.
+    import socket
+
+    family = socket.AF_INET6 if ":" in (text or "") else socket.AF_INET
+    try:
+        return socket.inet_ntop(family, socket.inet_pton(family, text)) if text else ""
+    except (OSError, ValueError):
+        remedy = "write it like 203.0.113.7, 10.0.0.2 or 2001:db8::7"
+        raise Refusal("--ip %s" % printable(text or ""), "it is no address", remedy) from None
 
 
 def sessions_parser() -> Any:
     parser = new_parser("sessions", "Show who was connected when, from where, how much, and why it ended.")
-    add_common(parser)
-    add = parser.add_argument
+    add, sums = parser.add_argument, parser.add_mutually_exclusive_group()
     add("-s", "--since", metavar="MOMENT", help="sessions that were open at or after this moment")
-    add("-t", "--until", metavar="MOMENT", help="sessions that began before it; a day counts until its end")
+    add("-t", "--until", metavar="MOMENT", help="sessions that began before it; a day counts to its end")
     add("-p", "--present", metavar="MOMENT", help="who was connected then; a day counts as a whole")
-    add("-n", "--last", metavar="N", type=positive, help="only the newest N")
+    add("-n", "--last", metavar="N", type=wg_monitor.whole_number(1, 10**9, "sessions"), help="only the newest N")
     add("--ip", metavar="ADDRESS", help="that came from this address, or whose peer had this tunnel address then")
     add("--reason", metavar="REASON", action="append", default=[], help="that ended so: " + ", ".join(REASONS))
     add("--min-length", metavar="LENGTH", help="that lasted so long: 90s, 5m, 1h30m")
-    sums = parser.add_mutually_exclusive_group()
     sums.add_argument("--summary", action="store_true", help="one line for each peer, and one for all")
     sums.add_argument("--by", choices=("day", "week", "month"), help="usage over time")
     add("--format", choices=("table", "json", "csv"), default="table", help="default: table")
-    parser.epilog = (
-        "MOMENT: %s. Exit codes: 0 done, 1 failure or an unknown peer, 2 invalid usage, 4 not permitted."
-        % (MOMENTS.partition("these: ")[2])
-    )
+    parser.epilog = "MOMENT: %s. %s" % (MOMENTS.partition("these: ")[2], EXIT_CODES)
     return parser
-
-
-def positive(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,9}", text) or not int(text):
-        raise ValueError(text)
-    return int(text)
 
 
 def sessions(words: Sequence[str]) -> int:
@@ -1489,65 +1376,48 @@ def sessions(words: Sequence[str]) -> int:
     sources = open_stores(options.store)
     query = query_of(options, sources)
     histories = [source.history(query, now) for source in sources]
-    watching = [source.watching(now) for source in sources]
-    stream: Iterable[Session] = merge(*(h.sessions(period) for h in histories), key=lambda session: session.start)
-    if len(histories) == 1:
-        stream = histories[0].sessions(period)
+    streams = [history.sessions(period) for history in histories]
+    stream: Iterable[Session] = streams[0] if len(streams) == 1 else merge(*streams, key=BEGINNING)
+    asked, watched = period, watched_texts(histories, sources, now, zone)
     if query.last:
-        newest = deque(stream, query.last)
-        stream = newest
+        stream = newest = deque(stream, query.last)
         period = period._replace(since=max(period.since, newest[0].start)) if newest else period
-    gaps = [g for h in histories for g in h.gaps if g.start < period.until and g.stop > period.since]
-    gaps.sort(key=lambda gap: gap.start)
-    gateways = len(sources) > 1 or bool(sources[0].gateway)
-    notes += watched_texts(histories, watching, zone)
-    if options.summary or options.by:
-        sum_up(options, stream, histories, period, zone, gateways)
-    elif options.format == "json":
-        write_json(session_fields(session, zone) for session in stream)
-    elif options.format == "csv":
-        names = ("gateway", *SESSION_FIELDS) if gateways else SESSION_FIELDS
-        write_csv(names, (dict(session_fields(s, zone), endpoints=" ".join(s.endpoints)) for s in stream))
-    else:
-        count, peers = show_sessions(stream, gaps, zone, gateways)
-        found = "%s of %s" % (wg_monitor.counted(count, "session"), wg_monitor.counted(peers, "peer"))
-        notes.insert(0, found + "." if count else "No session" + asked_text(options, period, zone) + ".")
-    show_notes(notes, options.format == "table")
-    return 0
-
-
-def sum_up(
-    options: Any, stream: Iterable[Session], histories: Sequence[History], period: Period, zone: Zone, gateways: bool
-) -> None:
-    items: list[Any]
-    names: Sequence[str] = Total._fields
+    gateways = any(history.gateway for history in histories)
+    names: Sequence[str] = ("gateway", *SESSION_FIELDS) if gateways else SESSION_FIELDS
+    items: list[Any] | None = None
+    columns = [*first_columns(gateways), *session_columns(zone)]
     if options.by:
         items, names = list(add_up_by(options.by, stream, histories, period, zone)), Usage._fields
-    else:
+        columns = usage_columns(options.by)
+    elif options.summary:
         totals, total = add_up(stream, histories, period)
-        items = [*sorted(totals, key=lambda t: (not t.name, t.name, t[:3])), total]
-    rows = (sum_fields(item, zone) for item in items)
-    if options.format == "json":
-        write_json(rows)
-    elif options.format == "csv":
-        write_csv(names, rows)
+        items, names = [*sorted(totals, key=lambda t: (not t.name, t.name, t[:3])), total], Total._fields
+        columns = [*first_columns(gateways), *total_columns()]
+    if options.format == "table" and items is not None:
+        notes += show_sums(columns, items)
+    elif options.format == "table":
+        gaps = [gap for h in histories for gap in h.gaps if gap.start < period.until and gap.stop > period.since]
+        found = show_sessions(stream, sorted(gaps, key=BEGINNING), columns, zone)
+        notes += found or ["No session%s." % asked_text(options, asked, zone)]
     else:
-        show_sums(usage_columns(options.by) if options.by else total_columns(zone, gateways), items)
-
-
-def asked_text(options: Any, period: Period, zone: Zone) -> str:
-    # What was asked for, in words.
-    text = " of " + listed([printable(peer) for peer in options.peer]) if options.peer else ""
-    if period.since == period.until:
-        return text + " at " + zone.stamp(period.since)
-    text += " from %s" % zone.stamp(period.since) if period.since > -FOREVER else ""
-    return text + (" until %s" % end_text(period.until, period.since, zone) if period.until < FOREVER else "")
+        fields: Callable[[Any, Zone], dict[str, Any]] = session_fields if items is None else sum_fields
+        rows = (fields(item, zone) for item in (stream if items is None else items))
+        if options.format == "json":
+            write_json(rows)
+        else:
+            write_csv(names, (dict(row, endpoints=" ".join(row.get("endpoints", ()))) for row in rows))
+    show_notes([*notes, *watched], options.format == "table")
+    return 0
 
 
 # --- The command line ---------------------------------------------------------------------------------------------
 
+EXIT_OFFLINE = 3
+EXIT_CODES = "Exit codes: 0 done, 1 failure or an unknown peer, 2 invalid usage, 4 not permitted."
+
 
 def new_parser(command: str, description: str) -> Any:
+    # With the options that both commands have.
     import argparse
 
     class Parser(argparse.ArgumentParser):
@@ -1556,65 +1426,30 @@ def new_parser(command: str, description: str) -> Any:
 
     parser = Parser("wg-monitor " + command, allow_abbrev=False, description=description)
     parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
+    stores = "read this store; repeatable; NAME becomes a column; default: those in " + STORES
+    more: dict[str, Any] = {"action": "append", "default": []}
+    parser.add_argument("--peer", metavar="PEER", help="a name, a key, or the beginning of a key; repeatable", **more)
+    parser.add_argument("--interface", metavar="NAME", help="only this interface; repeatable", **more)
+    parser.add_argument("--store", metavar="[NAME=]FILE", help=stores, **more)
+    parser.add_argument("--timezone", metavar="ZONE", default="", help="such as Europe/Berlin; default: the machine's")
     return parser
-
-
-def add_common(parser: Any) -> None:
-    # What both commands share.
-    add = parser.add_argument
-    add(
-        "--peer",
-        metavar="PEER",
-        action="append",
-        default=[],
-        help="a name, a key, or the beginning of a key; repeatable",
-    )
-    add("--interface", metavar="NAME", action="append", default=[], help="only this interface; repeatable")
-    add(
-        "--store", metavar="[NAME=]FILE", action="append", default=[],
-        help="read this store; repeatable, and NAME is then a column; default: those in " + STORES,
-    )  # fmt: skip
-    add("--timezone", metavar="ZONE", default="", help="such as Europe/Berlin; default: the machine's")
 
 
 def names_of(texts: Iterable[str]) -> frozenset[str]:
     return frozenset(name for text in texts for name in text.split(",") if name)
 
 
-def means(text: str, key: str) -> bool:
-    # Whether a text is a key, the beginning of one, or a short one.
-    first, _, last = text.partition("...")
-    return len(first) > 0 and key.startswith(first) and key.endswith(last)
-
-
-def unknown_peer(text: str) -> Refusal:
-    found = "--peer %s" % clean(text)
-    return Refusal(found, "no peer has this name or key", "wg-monitor status lists the peers", EXIT_FAILURE)
-
-
-def several_peers(text: str, keys: Sequence[str]) -> Refusal:
-    more = ", ..." if len(keys) > 3 else ""
-    return Refusal("--peer %s" % clean(text), "it means %s%s" % (", ".join(keys[:3]), more), "write more of the key")
-
-
 def open_stores(texts: Sequence[str], needed: bool = True) -> list[Store]:
-    """Those that were named, or those of this machine. Errors: Refusal, PermissionError."""
-    pairs = [("", text) for text in texts]
+    """Those that were named, or those of this machine. Errors: Refusal, OSError."""
     if not texts:
-        try:
-            names = [name for name in sorted(os.listdir(STORES)) if re.fullmatch(r"state(-.+)?\.db", name)]
-        except FileNotFoundError:
-            names = []
-        pairs = [("", STORES + "/" + name) for name in names]
-    for n, (_, text) in enumerate(pairs):
-        name, equals, path = text.partition("=")
-        named = equals and "/" not in name
-        pairs[n] = (
-            (name, path) if named else (os.path.basename(text).rpartition(".")[0] if len(pairs) > 1 else "", text)
-        )
-    if not pairs and needed:
+        with suppress(FileNotFoundError):
+            texts = ["%s/%s" % (STORES, n) for n in sorted(os.listdir(STORES)) if re.fullmatch(r"state(-.+)?\.db", n)]
+    if not texts and needed:
         why, remedy = "%s holds none" % STORES, "start the monitor with STATE_PATH, or name a store with --store"
         raise Refusal("there is no store", why, remedy, EXIT_FAILURE)
+    pairs = [re.fullmatch("(?s)(?:([^/=]+)=)?(.*)", text).groups("") for text in texts]  # type: ignore[union-attr]
+    if len(pairs) > 1:
+        pairs = [(name or re.sub(r".*/|\.db$", "", path), path) for name, path in pairs]
     twice = len({name for name, _ in pairs}) < len(pairs)
     return [Store(path if twice else name, path) for name, path in pairs]
 
@@ -1623,14 +1458,14 @@ def as_root(words: Sequence[str]) -> str:
     # The command that root has to type.
     from shlex import quote
 
-    program = sys.argv[0] if sys.argv[0].endswith(".py") else ""
-    return clean(" ".join(["sudo", *(["python3", quote(program)] if program else ["wg-monitor"]), *map(quote, words)]))
+    program = ["python3", sys.argv[0]] if sys.argv[0].endswith(".py") else ["wg-monitor"]
+    return clean(" ".join(map(quote, ["sudo", *program, *words])))
 
 
-def silence_output() -> None:
-    # What is still in the buffer is not written when the interpreter ends.
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def reconfigure(**how: str) -> None:
+    # Standard output, unless it is closed or something else.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(**how)
 
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"status": status, "sessions": sessions}
@@ -1640,26 +1475,23 @@ def main(words: Sequence[str]) -> int:
     # The first word is the command.
     if words[0] not in COMMANDS:
         raise Refusal("'%s' is not known" % printable(words[0]), "it is no command", "see --help")
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(errors="replace")  # what the terminal cannot show
+    reconfigure(errors="replace")  # what the terminal cannot show
     try:
         code = COMMANDS[words[0]](words[1:])
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        print(end="", flush=True)
         return code
-    except BrokenPipeError:  # such as `| head`
-        silence_output()
-        return 0
     except PermissionError as error:
         found = "%s cannot be read" % printable(str(error.filename))
         raise Refusal(found, "only root can read it", "type: " + as_root(words), EXIT_NOT_PERMITTED) from None
     except OSError as error:
-        silence_output()
+        with suppress(OSError, ValueError, AttributeError):  # what is still in the buffer is not written at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # such as `| head`
+            return 0
         found = (
             "%s cannot be read" % printable(str(error.filename)) if error.filename else "the output cannot be written"
         )
-        raise Refusal(found, wg_monitor.reason_of(error), "nothing else is wrong", EXIT_FAILURE) from None
+        raise Refusal(found, wg_monitor.reason_of(error), "try again", EXIT_FAILURE) from None
 
 
 if __name__ == "__main__":
