@@ -4,6 +4,7 @@
     sudo python3 tests/bench.py                      a table, in about six minutes
     sudo python3 tests/bench.py --sizes 10000 --loads busy,storm --json figures.json
     sudo python3 tests/bench.py --hung               one interface hangs beside ten others, in about two minutes
+    sudo python3 tests/bench.py --reports            what `status` and `sessions` cost, in about two minutes
 
 The daemon runs as it is installed (from its compiled module, with a store and a text trail) in a mount namespace of
 its own, where the real `wg` sees one userspace device: a process of its own that serves prepared answers. Nothing is
@@ -43,6 +44,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Op
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
 
 from device import Device, answer, peer
+from year import write_year
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODULE = os.path.join(os.path.dirname(HERE), "wg_monitor.py")
@@ -80,6 +82,9 @@ STORE_BAR = 4 * MIB
 HELP_BAR, READY_BAR = 2.0, 1.5
 HUNG_BAR = 3.0  # the cost of a reading while an interface hangs, over that of one while none does
 LATE_BAR_S = 10  # the timeout of `wg`
+REPORT_ROUNDS = 5
+REPORT_PEAK_BAR = 100 * MIB
+YEAR = (1_000, 1_000_000)  # peers, and about as many sessions
 
 
 def die(message: str) -> NoReturn:
@@ -315,8 +320,10 @@ class Place:
 
     def __init__(self, module: str) -> None:
         self.folder = tempfile.mkdtemp(prefix="wg-monitor-bench-", dir="/tmp")
-        shutil.copy(module, self.folder + "/wg_monitor.py")
-        py_compile.compile(self.folder + "/wg_monitor.py", doraise=True)
+        report = os.path.join(os.path.dirname(module), "wg_report.py")
+        for name, path in (("wg_monitor.py", module), ("wg_report.py", report)):
+            shutil.copy(path, self.folder + "/" + name)
+            py_compile.compile(self.folder + "/" + name, doraise=True)
         with open(INSTALLER) as installer, open(self.folder + "/wg-monitor", "w") as command:
             text = installer.read().partition('>"$scratch/command" <<END\n')[2].partition("END\n")[0]
             command.write(text.replace("$PROGRAM_DIR", self.folder))
@@ -549,6 +556,13 @@ def hung_report(figures: Figures) -> Iterator[str]:
     yield "the others are late by %s s" % verdict(figures["late_s"], LATE_BAR_S, "%.1f")
 
 
+def report_row(figures: Figures, bar_s: float) -> str:
+    peak = verdict(figures["peak"] / MIB, REPORT_PEAK_BAR / MIB, "%.0f")
+    seconds = verdict(figures["seconds"], bar_s, "%.2f")
+    sizes = [f"{figures[name]:,}" for name in ("peers", "sessions")]
+    return row([*sizes, "`%s`" % figures["words"], seconds, peak])
+
+
 def run_time(command: Sequence[str]) -> float:
     """Wall-clock seconds."""
     began = time.monotonic()
@@ -583,6 +597,63 @@ def measure_start(place: Place, module: str) -> Figures:
     finally:
         scene.close()
     return {name: min(took[name] for took in rounds) for name in looks}
+
+
+# A command that reads a store, and the most seconds that it may take.
+class Question(NamedTuple):
+    words: Sequence[str]
+    bar_s: float
+
+
+def questions(now: float) -> List[Question]:
+    """About a store of a year."""
+    noon = "@%d" % (now - 100 * 86_400)
+    return [
+        Question(("sessions", "--since", "7d"), 1.0),
+        Question(("sessions", "--since", "7d", "--format", "json"), 1.0),
+        Question(("sessions", "--last", "20"), 1.0),
+        Question(("sessions", "--present", noon), 1.0),
+        Question(("sessions", "--ip", "10.0.0.77"), 1.0),
+        Question(("sessions", "--ip", "203.0.113.77"), 1.0),
+        Question(("sessions", "--peer", "laptop-0010"), 1.0),
+        Question(("sessions", "--summary"), 5.0),
+        Question(("sessions", "--summary", "--since", "365d"), 5.0),
+        Question(("sessions", "--by", "month"), 5.0),
+        Question(("sessions", "--by", "day", "--since", "365d"), 5.0),
+    ]
+
+
+def ask(place: Place, words: Sequence[str], store: str) -> Figures:
+    """The least wall-clock seconds of some runs, and their highest peak of memory."""
+    command = [*place.command, words[0], "--store", store, *words[1:]]
+    found = []
+    for _ in range(REPORT_ROUNDS):
+        with tempfile.TemporaryFile(dir="/dev/shm") as output:
+            began = time.monotonic()
+            child = subprocess.Popen(command, stdout=output)
+            _, status, usage = os.wait4(child.pid, 0)
+            took = time.monotonic() - began
+            child.returncode = status
+            size = output.seek(0, os.SEEK_END)
+        if status:
+            die("%s fails" % " ".join(command))
+        found.append((took, usage.ru_maxrss * 1024, size))
+    took, peak, size = (pick(values) for pick, values in zip((min, max, max), zip(*found)))
+    return {"words": " ".join(words), "seconds": took, "peak": peak, "output": size}
+
+
+def measure_reports(place: Place) -> Iterator[Tuple[Figures, float]]:
+    """Figures of each question, and its bar in seconds."""
+    now = time.time()
+    for peers, sessions, asked in (
+        (100, 10_000, [Question(("status",), 0.15)]),
+        (10_000, 100_000, [Question(("status",), 1.0)]),
+        (*YEAR, [Question(("status",), 1.0), *questions(now)]),
+    ):
+        store = "%s/%d.db" % (place.folder, peers)
+        count = write_year(store, peers, sessions, now)
+        for question in asked:
+            yield {"peers": peers, "sessions": count, **ask(place, question.words, store)}, question.bar_s
 
 
 # --- The report ---------------------------------------------------------------------------------------------------
@@ -708,6 +779,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     )
     parser.add_argument("--readings", type=int, default=12, help="for each size and load (%(default)s)")
     parser.add_argument("--hung", action="store_true", help="only: an interface hangs beside ten others")
+    parser.add_argument("--reports", action="store_true", help="only: `status` and `sessions` with the store of a year")
     parser.add_argument("--no-start", action="store_true", help="leave out how long the start takes")
     parser.add_argument("--json", metavar="FILE", help="the figures, in bytes, seconds and milliseconds")
     parser.add_argument("--module", default=MODULE, help="the wg_monitor.py to measure (%(default)s)")
@@ -737,6 +809,16 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     report: Dict[str, Any] = {"machine": machine(), "bare_resident": baseline(arguments.module), "sizes": {}}
     print(", ".join("%s %s" % item for item in report["machine"].items()))
     print("a bare interpreter with the same imports: %s MiB\n" % mib(report["bare_resident"]))
+    if arguments.reports:
+        place = Place(arguments.module)
+        try:
+            print(row(["peers", "sessions", "command", "s", "peak MiB"]))
+            print(row(["---"] * 5))
+            for figures, bar_s in measure_reports(place):
+                print(report_row(figures, bar_s), flush=True)
+        finally:
+            place.close()
+        return 0
     if arguments.hung:
         place = Place(arguments.module)
         try:
