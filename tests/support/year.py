@@ -156,7 +156,7 @@ def write_year(path: str, peers: int, count: int, now: float) -> int:
             """INSERT INTO peers (interface, public_key, endpoint, allowed_ips, handshake, shown, made, rx, tx, past_rx,
             past_tx, heard, heard_wall, sent, name) VALUES ('wg0', ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, 0, ?)""",
             [
-                (m.public_key, m.home + ":51820", m.ips, int(now) - 60, int(now) - 60, boot - 60, 10**9, 10**10, boot, now, m.name)
+                (m.public_key, m.home + ":51820", m.ips, *(int(now) - 60,) * 2, boot - 60, 10**9, 10**10, boot, now, m.name)
                 for m in crowd
             ],
         )
