@@ -678,6 +678,7 @@ class Present(NamedTuple):
     since: float  # the first time that somebody watched
     rule: tuple[int, int, str, str] | None  # interval, threshold, liveness, interfaces; None = an old store
     names: Mapping[Key, str]
+    newest: int  # the number of the last session
     sessions: Mapping[int, tuple[float, int, int]]  # the open ones by number: when they began, bytes received and sent
     changes: Sequence[Change]  # in order
     gaps: Sequence[Gap]
@@ -772,16 +773,15 @@ class Store:
         statement = SESSIONS + where + " ORDER BY number%s LIMIT %d" % (" DESC" if query.last else "", BATCH)
         # The numbers have the order of the beginnings, but for sessions that began between the same readings.
         kept: list[Session] = []
-        after, before, more = -1, 2**62, True
+        after, before, more = -1, self.present.newest + 1, True  # the younger ones may have gone on since
         while more:
             limits = [period.until, period.since, after, before, *values]
             batch = self.read(partial(lambda limits, db: list(map(convert, db.execute(statement, limits))), limits))
             kept += filter(wanted, batch)
             kept.sort(key=BEGINNING)
             more = len(batch) == BATCH and not len(kept) >= query.last > 0
-            after, before = (
-                (after, batch[-1].number) if more and query.last else (batch[-1].number if more else 0, before)
-            )
+            if batch:
+                after, before = (after, batch[-1].number) if query.last else (batch[-1].number, before)
             ready = kept if not more else [] if query.last else kept[:-BATCH]
             yield from ready
             del kept[: len(ready)]
@@ -818,6 +818,7 @@ def present_of(database: Any, note: Mapping[str, str], monitor: str, gateway: st
     names = {
         row[:2]: row[2] for row in rows(database, "text text text", "SELECT interface, public_key, name FROM peers")
     }
+    newest = rows(database, "int?", "SELECT max(number) FROM sessions")[0][0] or 0
     statement = """SELECT number, began, max(0, past_rx + rx - received_before), max(0, past_tx + tx - sent_before)
         FROM peers JOIN sessions ON number = peers.session AND reason IS NULL"""
     sessions = {row[0]: row[1:] for row in rows(database, "int real int int", statement)}
@@ -829,7 +830,7 @@ def present_of(database: Any, note: Mapping[str, str], monitor: str, gateway: st
     rule = (rows(database, "int int text text", statement) or [None])[0]
     firsts = "SELECT min(start) FROM runs UNION SELECT min(start) FROM sessions UNION SELECT min(wall) FROM events"
     since = min([first for (first,) in rows(database, "real?", firsts) if first is not None], default=wall)
-    return Present(wall, boot, str(save[2]), monitor, min(since, wall), rule, names, sessions, changes, gaps)
+    return Present(wall, boot, str(save[2]), monitor, min(since, wall), rule, names, newest, sessions, changes, gaps)
 
 
 def condition(query: Query, held: Iterable[Key]) -> tuple[str, list[Any]]:
@@ -964,6 +965,7 @@ def show_notes(notes: Iterable[str], table: bool) -> None:
     # Sentences about an answer. Beside what a program reads, they go to standard error.
     import textwrap
 
+    print(end="", flush=True)
     paint, room = Paint(), get_terminal_size().columns
     for note in notes:
         lines = [paint(line, DIM) for line in textwrap.wrap(note, room)] if table else ["wg_monitor: " + note]
@@ -1073,11 +1075,14 @@ def peer_columns(now: float) -> list[Column]:
     def ago(p: Peer) -> str:
         return wg_monitor.duration(now - p.handshake) + " ago" if p.handshake else "never"
 
+    def brief(p: Peer) -> str:
+        return brief_name(p.name, p.key)
+
     def since(p: Peer) -> str:
         return wg_monitor.duration(now - p.since) if p.since else "unknown" if p.handshake else "never"
 
     return [
-        Column("PEER", lambda p: name_text(p.name, p.key), 6, lambda p: brief_name(p.name, p.key), colour=YELLOW_BOLD),
+        Column("PEER", lambda p: printable(p.name, 64) or brief_name("", p.key), 6, brief, colour=YELLOW_BOLD),
         Column("STATE", lambda p: "online" if p.online else "offline"),
         Column("SINCE", since, 5, colour=CYAN),
         Column("ENDPOINT", lambda p: printable(p.endpoint) or "-", 4),

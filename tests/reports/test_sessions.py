@@ -92,8 +92,7 @@ def test_gaps_of_other_interfaces_are_left_out(store: Path) -> None:
 
 
 def test_what_nobody_watches_now_is_no_evidence(tmp_path: Path) -> None:
-    for path in story(tmp_path / "state.db"):
-        pass  # the monitor has stopped
+    [path] = story(tmp_path / "state.db")  # its monitor has stopped
     answer = sessions(path)
     assert answer.lines[-1] == "Watched from 2023-11-14 22:13:15 to 2023-11-14 22:16:50, and not since."
     assert " unknown " in answer.lines[4]  # the session of Bob

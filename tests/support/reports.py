@@ -8,10 +8,12 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+import device
 import wg_monitor
 import wg_report
 from harness import MODULE, PATIENCE_S
@@ -35,12 +37,12 @@ def report(*words: str, now: float = 220, width: int = 200, color: str = "never"
     kept = {name: os.environ.get(name) for name in environment}
     clock, out, err = wg_monitor.moment, io.StringIO(), io.StringIO()
     os.environ.update(environment)
-    wg_monitor.moment = lambda: at(now)  # type: ignore[assignment]
+    wg_monitor.moment = lambda: at(now)
     try:
         with redirect_stdout(out), redirect_stderr(err):
             code = wg_report.main(words)
     finally:
-        wg_monitor.moment = clock  # type: ignore[assignment]
+        wg_monitor.moment = clock
         for name, value in kept.items():
             os.environ.pop(name)
             if value is not None:
@@ -84,7 +86,12 @@ def on_terminal(*words: str, width: int, environment: Sequence[Tuple[str, str]] 
     return said.decode().replace("\r\n", "\n")
 
 
-# A quarter of an hour at a gateway. Ann has a name, roams, and is silent from 60 s on. Cyd has a part of Bob's network
+def online(number: int, age: float = 0) -> device.Peer:
+    """A peer of a device, whose handshake is so old."""
+    return device.peer(number, int(time.time() - age))._replace(rx=5000, tx=300)
+
+
+# Some minutes at a gateway. Ann has a name, roams, and is silent from 60 s on. Cyd has a part of Bob's network
 # until it is removed. Nobody watches from 60 s to 160 s. Bob connects at 190 s and is still there at 210 s.
 ANN = P("ann", -5, 100, 50, "203.0.113.7:51820", "10.0.0.2/32")
 BOB = P("bob", endpoint="", ips="10.0.0.3/32,10.20.0.0/16")

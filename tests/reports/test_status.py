@@ -1,0 +1,270 @@
+"""What `wg-monitor status` says: from a store alone, from a store and `wg`, and from `wg` alone."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Iterator, List
+
+import pytest
+
+import device
+import wg_monitor
+from device import peer
+from harness import Place, command_line, need, wait_for
+from reports import Answer, online, report, run, story
+from stores import ask, change
+from values import P, at, chosen, dump, key, zone
+from watcher import Watcher, query
+from wg_monitor import EXIT_FAILURE, EXIT_NOT_PERMITTED, Refusal
+
+
+@pytest.fixture(autouse=True)
+def utc() -> Iterator[None]:
+    with zone("UTC"):
+        yield
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Path]:
+    yield from story(tmp_path / "state.db")
+
+
+def status(store: Path, *words: str, **how: Any) -> Answer:
+    return report("status", *words, "--store", str(store), **how)
+
+
+# --- From a store -------------------------------------------------------------------------------------------------
+
+WHOLE = """\
+wg0  1 of 2 online, watched since 2023-11-14 22:16, last reading 10s ago
+  PEER          STATE    SINCE   ENDPOINT             HANDSHAKE   RECEIVED  SENT
+  bob/////...   online   30s     192.0.2.9:999        30s ago      2.0 KiB   0 B
+  alice-laptop  offline  2m 40s  198.51.100.88:37089  3m 45s ago         -     -
+"""
+
+
+def test_the_table(store: Path) -> None:
+    assert status(store) == Answer(0, WHOLE, "")
+
+
+def test_json(store: Path) -> None:
+    bob, ann = json.loads(status(store, "--json").out)
+    assert bob == {
+        "interface": "wg0", "peer": key("bob"), "name": None, "online": True, "since": "2023-11-14T22:16:30+00:00",
+        "endpoint": "192.0.2.9:999", "allowed_ips": "10.0.0.3/32,10.20.0.0/16",
+        "handshake": "2023-11-14T22:16:30+00:00", "received_bytes": 2048, "sent_bytes": 0,
+        "last_reading": "2023-11-14T22:16:50+00:00",
+    }  # fmt: skip
+    assert (ann["name"], ann["online"], ann["since"]) == ("alice-laptop", False, "2023-11-14T22:14:20+00:00")
+    assert (ann["received_bytes"], ann["sent_bytes"]) == (None, None)
+
+
+@pytest.mark.parametrize("words, expected", [
+    ([], "bob ann"),
+    (["--online"], "bob"),
+    (["--offline"], "ann"),
+    (["--sort", "name"], "ann bob"),
+    (["--sort", "since"], "bob ann"),
+    (["--sort", "handshake"], "bob ann"),
+    (["--sort", "traffic"], "bob ann"),
+    (["--peer", "alice-laptop"], "ann"),
+    (["--peer", key("bob")], "bob"),
+    (["--peer", "bob", "--peer", "ann"], "bob ann"),
+    (["--interface", "wg0"], "bob ann"),
+    (["--interface", "wg1"], ""),
+])  # fmt: skip
+def test_which_peers_in_which_order(store: Path, words: List[str], expected: str) -> None:
+    answer = status(store, *words, "--json")
+    assert " ".join(row["peer"][:3] for row in json.loads(answer.out)) == expected
+
+
+@pytest.mark.parametrize("words, code", [
+    (["--peer", "bob"], 0),
+    (["--peer", "alice-laptop"], 3),
+    (["--peer", "bob", "--peer", "alice-laptop"], 3),
+    (["--peer", "alice-laptop", "--online"], 3),
+    ([], 0),
+])  # fmt: skip
+def test_the_exit_code_says_whether_named_peers_are_online(store: Path, words: List[str], code: int) -> None:
+    assert status(store, *words).code == code
+
+
+@pytest.mark.parametrize("name", ["nobody", key("cyd")])  # Cyd was removed
+def test_an_unknown_peer_is_a_failure(store: Path, name: str) -> None:
+    with pytest.raises(Refusal, match="no peer has this name or key") as refusal:
+        status(store, "--peer", name)
+    assert refusal.value.code == EXIT_FAILURE
+
+
+def test_the_beginning_of_several_keys_is_refused(tmp_path: Path) -> None:
+    with Watcher(tmp_path / "state.db") as watcher:
+        watcher.see(dump("wg0", P("dan1"), P("dan2")), at(0))
+    with pytest.raises(Refusal, match="it means 2 peers"):
+        status(tmp_path / "state.db", "--peer", "dan")
+
+
+def test_how_old_the_answer_is(tmp_path: Path) -> None:
+    [path] = story(tmp_path / "state.db")
+    assert status(path, now=9000).lines[0] == "wg0  1 of 2 online, no monitor runs, last reading 2h 26m ago"
+    with Watcher(path):  # a monitor has started, and has read nothing yet
+        text = "wg0  1 of 2 online, the monitor reads nothing, last reading 2h 26m ago"
+        assert status(path, now=9000).lines[0] == text
+
+
+def test_an_interface_that_is_down_and_one_that_has_no_peers(tmp_path: Path) -> None:
+    with Watcher(tmp_path / "state.db") as watcher:
+        watcher.see(dump("wg0", P("ann", -5)) + dump("wg1"), at(0))
+        watcher.see(dump("wg1"), at(30), checkpoint=True)
+        lines = status(tmp_path / "state.db", now=31).lines
+    assert lines[0].startswith("wg0  0 of 1 online, the interface is down, watched since ")
+    assert lines[3].startswith("wg1  0 of 0 online, watched since ") and len(lines) == 4
+
+
+def test_a_peer_that_never_connected(tmp_path: Path) -> None:
+    with Watcher(tmp_path / "state.db") as watcher:
+        watcher.see(dump("wg0", P("ann", endpoint="")), at(0))
+        assert status(tmp_path / "state.db", now=1).lines[2].split() == [
+            "ann/////...", "offline", "never", "-", "never", "-", "-",
+        ]  # fmt: skip
+
+
+def test_the_small_file_has_the_last_reading(store: Path) -> None:
+    assert "last reading 10s ago" in status(store).lines[0]
+    (store.parent / "state.db.last").write_text("id=another stamp=1 boot_id=x wall=1 boot=1 line=1 session=1\n")
+    assert "last reading 10s ago" in status(store).lines[0]  # the checkpoint was at the same time
+    query(store, "UPDATE monitor SET wall = wall - 60")
+    assert "last reading 1m 10s ago" in status(store).lines[0]
+    (store.parent / "state.db.last").unlink()
+    assert "last reading 1m 10s ago" in status(store).lines[0]
+
+
+# --- From a store and wg ------------------------------------------------------------------------------------------
+
+# Runs a command where /var/lib/wg-monitor is a directory of the test.
+WITH_STORE = 'mount -t tmpfs none /var/lib && mkdir /var/lib/wg-monitor && mount --bind "$0" /var/lib/wg-monitor && exec "$@"'
+
+
+def on_machine(place: Place, *words: str, **how: Any) -> Answer:
+    """The command on a machine with the place's interfaces and the stores in its directory `lib`."""
+    lib = place.path / "lib"
+    lib.mkdir(mode=0o700, exist_ok=True)
+    return run(*words, behind=[*place.enter(), "sh", "-c", WITH_STORE, str(lib)], **how)
+
+
+def test_handshakes_and_bytes_are_those_of_this_moment(place: Place) -> None:
+    place_store = place.path / "lib" / "state.db"
+    (place.path / "lib").mkdir(mode=0o700)
+    wg0 = place.device(peers=[online(1), peer(2)])
+    daemon = place.start("--state-path", str(place_store), "--interval", "30")
+    daemon.match("ONLINE .*")
+    wait_for("the first checkpoint", lambda: ask(place_store, "SELECT 1 FROM peers WHERE session IS NOT NULL"))
+    wg0.publish([online(1)._replace(rx=9096), peer(2)])
+    answer = on_machine(place, "status", "--json")
+    rows = {row["peer"]: row for row in json.loads(answer.out)}
+    assert (answer.code, answer.err) == (0, "")
+    # The store alone has nothing of this: its monitor reads again in half a minute.
+    assert rows[device.key(1)]["received_bytes"] == 4096
+    stored = json.loads(report("status", "--json", "--store", str(place_store), now=time.time() - at(0).wall).out)
+    assert [row["received_bytes"] for row in stored if row["online"]] == [0]
+    assert "watched since" in on_machine(place, "status").lines[0]
+    assert daemon.stop() == 0
+
+
+def test_the_threshold_is_the_monitors(place: Place) -> None:
+    """The peer is online for this monitor, and would not be for one with the default threshold."""
+    place.device(peers=[online(1, age=400)])
+    (place.path / "lib").mkdir(mode=0o700)
+    daemon = place.start("--state-path", str(place.path / "lib" / "state.db"), "--threshold", "3600")
+    daemon.match("ONLINE .*")
+    assert on_machine(place, "status").lines[0].startswith("wg0  1 of 1 online, ")
+    assert on_machine(place, "status", "--peer", device.key(1)).code == 0
+    assert daemon.stop() == 0
+    stopped = on_machine(place, "status").lines[0]
+    assert stopped.startswith("wg0  1 of 1 online, no monitor runs, last reading ")
+
+
+def test_an_instance_shows_its_interface_only(place: Place) -> None:
+    place.device("wg0", [online(1)])
+    place.device("wg1", [online(2)])
+    (place.path / "lib").mkdir(mode=0o700)
+    daemon = place.start("--state-path", str(place.path / "lib" / "state-wg0.db"), "--interface", "wg0")
+    daemon.match("ONLINE .*")
+    rows = json.loads(on_machine(place, "status", "--json").out)
+    assert [(row["interface"], row["peer"]) for row in rows] == [("wg0", device.key(1))]
+    assert daemon.stop() == 0
+
+
+def test_without_wg_the_store_answers(place: Place) -> None:
+    (place.path / "lib").mkdir(mode=0o700)
+    [path] = story(place.path / "lib" / "state.db")
+    place.wg("exit 1")
+    answer = on_machine(place, "status")
+    assert answer.code == 0 and "  alice-laptop" in answer.out
+    assert answer.lines[-1] == (
+        "Handshakes and bytes are as old as the last checkpoint. wg gave no answer: wg exited with status 1; try 'wg show'."
+    )
+
+
+def test_named_stores_are_never_mixed_with_this_machine(place: Place) -> None:
+    place.device(peers=[online(1)])
+    [path] = story(place.path / "elsewhere.db")
+    answer = on_machine(place, "status", "--store", str(path), "--json")
+    assert {row["peer"] for row in json.loads(answer.out)} == {key("ann"), key("bob")}
+
+
+# --- From wg alone, and from nothing ------------------------------------------------------------------------------
+
+
+def test_without_a_store_wg_answers(place: Place) -> None:
+    place.device(peers=[online(1), peer(2), online(3, age=400)])
+    answer = on_machine(place, "status")
+    assert answer.lines[0] == "wg0  1 of 3 online, no store: since when is unknown"
+    states = {tuple(line.split()[1:3]) for line in answer.lines[2:]}
+    assert states == {("online", "unknown"), ("offline", "never"), ("offline", "unknown")}
+    assert "4.9 KiB  300 B" in answer.out
+
+
+def test_without_either_it_says_what_to_do(place: Place) -> None:
+    place.wg("exit 1")
+    assert on_machine(place, "status") == Answer(
+        EXIT_FAILURE, "", "wg_monitor: wg gave no answer: wg exited with status 1; try 'wg show'\n"
+    )
+    answer = on_machine(place, "sessions")
+    words = "wg_monitor: there is no store: /var/lib/wg-monitor holds none; start the monitor with STATE_PATH, "
+    assert answer == Answer(EXIT_FAILURE, "", words + "or name a store with --store\n")
+
+
+def test_without_an_interface(place: Place) -> None:
+    assert on_machine(place, "status") == Answer(0, "No WireGuard interface.\n", "")
+
+
+@pytest.mark.parametrize("command", ["status", "sessions"])
+def test_whoever_is_not_root_is_told_what_to_type(place: Place, command: str) -> None:
+    (place.path / "lib").mkdir(mode=0o700)
+    [path] = story(place.path / "lib" / "state.db")
+    path.parent.chmod(0o700)
+    place.path.chmod(0o755)
+    enter = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    answer = run(command, "--peer", "a b", behind=[*place.enter(), "sh", "-c", WITH_STORE, str(path.parent), *enter])
+    assert (answer.code, answer.out) == (EXIT_NOT_PERMITTED, "")
+    program = "python3 %s/wg_monitor.py" % Path(wg_monitor.__file__).parent
+    words = "wg_monitor: /var/lib/wg-monitor cannot be read: only root can read it; type: sudo %s %s --peer 'a b'\n"
+    assert answer.err == words % (program, command)
+    copied = place.path / "copy.db"
+    copied.write_bytes(path.read_bytes())
+    copied.chmod(0o644)
+    assert run("sessions", "--store", str(copied), behind=enter).code == 0
+
+
+def test_the_first_reading_of_a_monitor_without_checkpoint(place: Place) -> None:
+    """A store that was just created answers."""
+    need("sqlite3", root=False)
+    path = place.path / "state.db"
+    with Watcher(path, chosen()):
+        pass
+    answer = command_line("status", "--store", str(path))
+    assert (answer.returncode, answer.stdout) == (0, "No WireGuard interface.\n")
+    assert subprocess.run(["sqlite3", str(path), "SELECT 1"], stdout=subprocess.PIPE, check=True).stdout == b"1\n"
+    change(path, "DELETE FROM runs")
+    assert command_line("sessions", "--store", str(path)).stdout == "No session.\nNothing was recorded.\n"
