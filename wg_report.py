@@ -28,7 +28,7 @@ from contextlib import closing, suppress
 from datetime import date, datetime, timedelta, timezone
 from functools import partial
 from heapq import merge
-from itertools import chain, islice
+from itertools import groupby, islice
 from operator import attrgetter
 from shutil import get_terminal_size
 from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Sequence, Tuple
@@ -246,6 +246,7 @@ class Usage(NamedTuple):
 
 
 Stretch = Tuple[float, float]  # a beginning and an end
+UNITS_MAX = 40_000  # days of a century: a clock that began in 1970 does not take all memory
 
 
 def watched(history: History, interface: str | None, period: Period) -> list[Stretch]:
@@ -401,33 +402,26 @@ def unit_name(first: date, unit: str) -> str:
 
 # The sessions so far that were open in one unit.
 class Bucket:
-    def __init__(self, first: date, unit: str, zone: Zone, begin: float) -> None:
-        self.name, self.after = unit_name(first, unit), next_unit(first, unit)
-        self.start, self.stop = max(begin, zone.midnight(first)), zone.midnight(self.after)
+    def __init__(self, first: date, unit: str, zone: Zone) -> None:
+        self.first, self.after = first, next_unit(first, unit)
+        self.start, self.stop = zone.midnight(first), zone.midnight(self.after)
         self.sessions, self.online, self.estimated = 0, 0.0, False
-        self.peers: set[tuple[str, ...]] = set()
+        self.peers = 0  # a bit for each: a year of days of 10,000 peers takes half a megabyte
         self.received: int | None = None
         self.sent: int | None = None
 
-    def add(self, session: Session, until: float) -> None:
-        # `until`: the end of the period.
-        stop = min(self.stop, until)
+    def add(self, session: Session, period: Period, peer: int) -> None:
+        start, stop = max(self.start, period.since), min(self.stop, period.until)
         before, after = 0.0, 1.0
-        if not self.start <= session.start <= session.until < stop:
-            before, after = part_of(session, -FOREVER, self.start), part_of(session, -FOREVER, stop)
-        if after > before or self.start <= session.start < stop:
+        if not start <= session.start <= session.until < stop:
+            before, after = part_of(session, -FOREVER, start), part_of(session, -FOREVER, stop)
+        if after > before or start <= session.start < stop:
             self.sessions += 1
-            self.peers.add(session[:3])
+            self.peers |= peer
             self.online += session.length * (after - before)
             self.received = plus(self.received, share_of(session.received, before, after))
             self.sent = plus(self.sent, share_of(session.sent, before, after))
             self.estimated |= after - before < 1
-
-    def usage(self, end: float, parts: Sequence[Stretch]) -> Usage:
-        stop = min(self.stop, end)
-        numbers = (self.sessions, len(self.peers), round(self.online, 3), self.received, self.sent, self.estimated)
-        unwatched = stop - self.start - overlap(parts, self.start, stop)
-        return Usage(self.name, self.start, stop, *numbers, round(unwatched, 3))
 
 
 def share_of(count: int | None, before: float, after: float) -> int | None:
@@ -437,43 +431,71 @@ def share_of(count: int | None, before: float, after: float) -> int | None:
     return (count if after == 1 else int(count * after)) - (count if before == 1 else int(count * before))
 
 
-def buckets_from(begin: float, unit: str, zone: Zone) -> Iterator[Bucket]:
-    first = first_of_unit(zone.local(begin).date(), unit)
-    while True:
-        bucket = Bucket(first, unit, zone, begin)
-        first = bucket.after
-        if bucket.start < bucket.stop:  # there are days that a country has skipped
-            yield bucket
+# All units from the first one with a session to the last.
+class Buckets:
+    def __init__(self, unit: str, zone: Zone) -> None:
+        self.unit, self.zone = unit, zone
+        self.all: list[Bucket] = []
+        self.starts: list[float] = []
+
+    def cover(self, since: float, until: float) -> None:
+        """Errors: Refusal."""
+        while not self.all or self.all[-1].stop <= until:
+            first = first_of_unit(self.zone.local(since).date(), self.unit) if not self.all else self.all[-1].after
+            self.insert(len(self.all), first)
+        while since < self.starts[0]:
+            self.insert(0, first_of_unit(self.all[0].first - timedelta(1), self.unit))
+
+    def insert(self, place: int, first: date) -> None:
+        if len(self.all) >= UNITS_MAX or first.year >= 9999:
+            found, remedy = "--by %s" % self.unit, "choose a period with --since and --until"
+            raise Refusal(found, "there are more than %d of them" % UNITS_MAX, remedy)
+        self.all.insert(place, Bucket(first, self.unit, self.zone))
+        self.starts.insert(place, self.all[place].start)
+
+    def add(self, session: Session, period: Period, peer: int) -> None:
+        since = max(session.start, period.since)
+        until = max(since, min(session.until, period.until))
+        if not self.all or since < self.starts[0] or until >= self.all[-1].stop:
+            self.cover(since, until)
+        number = bisect_right(self.starts, since) - 1
+        while number < len(self.all) and self.starts[number] <= until:
+            self.all[number].add(session, period, peer)
+            number += 1
 
 
 def add_up_by(
     unit: str, sessions: Iterable[Session], histories: Sequence[History], period: Period, zone: Zone
 ) -> Iterator[Usage]:
     """The usage in each day, week or month of a period, from the first time that somebody watched to the last.
-    `sessions`: in the order of their beginnings."""
-    starts, stops = zip(*(history.watched for history in histories))
+    Errors: Refusal."""
+    begins, ends = zip(*(history.watched for history in histories))
     gaps = sorted((gap for history in histories for gap in history.gaps), key=lambda gap: gap.start)
-    parts = watched(histories[0]._replace(watched=Period(max(starts), min(stops)), gaps=gaps), None, period)
-    stream = iter(sessions)
-    oldest = list(islice(stream, 1))
-    begin = max(period.since, min((*starts, *(session.start for session in oldest))))
-    end = min(period.until, max(stops))
-    coming = buckets_from(begin, unit, zone)
-    buckets = deque([next(coming)])  # those that a session may still reach
-    for session in chain(oldest, stream):
-        until = min(session.until, period.until)
-        end = max(end, until)
-        while buckets[-1].stop <= max(session.start, until):
-            buckets.append(next(coming))
-        while buckets[0].stop <= session.start:
-            yield buckets.popleft().usage(end, parts)
-        for bucket in buckets:
-            if bucket.start > until and bucket.start > session.start:
-                break
-            bucket.add(session, period.until)
-    while begin < end and buckets[0].start < end:
-        yield buckets.popleft().usage(end, parts)
-        buckets = buckets or deque([next(coming)])
+    parts = watched(histories[0]._replace(watched=Period(max(begins), min(ends)), gaps=gaps), None, period)
+    begin, end = min(begins), max(ends)
+    buckets = Buckets(unit, zone)
+    peers: dict[tuple[str, ...], int] = {}
+    for session in sessions:
+        begin, end = min(begin, session.start), max(end, session.until)
+        buckets.add(session, period, 1 << peers.setdefault(session[:3], len(peers)))
+    begin, end = max(begin, period.since), min(end, period.until)
+    if begin < end:
+        buckets.cover(begin, end)
+    for bucket in buckets.all:
+        start, stop = max(begin, bucket.start), min(end, bucket.stop)
+        if start < stop or bucket.sessions:  # there are days that a country has skipped
+            yield Usage(
+                unit_name(bucket.first, unit),
+                start,
+                stop,
+                bucket.sessions,
+                bin(bucket.peers).count("1"),
+                round(bucket.online, 3),
+                bucket.received,
+                bucket.sent,
+                bucket.estimated,
+                round(stop - start - overlap(parts, start, stop), 3),
+            )
 
 
 # --- Text ---------------------------------------------------------------------------------------------------------
@@ -569,14 +591,17 @@ class Query(NamedTuple):
     last: int = 0  # the newest ones; 0 = all
 
 
-def chooser(query: Query, held: Mapping[Key, Sequence[Stretch]], period: Period) -> Callable[[Session], bool]:
+def chooser(
+    query: Query, held: Mapping[Key, Sequence[Stretch]], period: Period, now: float = FOREVER
+) -> Callable[[Session], bool]:
     """Whether a session overlaps a period and a query asks for it. A period that is one moment includes it; any other
-    does not include its end. `held`: when which peer held the tunnel address that is asked for."""
+    does not include its end. A session that goes on does so up to `now`. `held`: when which peer held the tunnel address
+    that is asked for."""
     (since, until), address, every = period, query.address, query._replace(last=0) == Query()
     starts = ("[%s]" % address, "[%s%%" % address) if ":" in address else (address + ":",)
 
     def wanted(s: Session) -> bool:
-        if (s.start >= until and s.start != since) or (s.until < since and s.state != ONLINE):
+        if (s.start >= until and s.start != since) or (s.until < since and (s.state != ONLINE or now < since)):
             return False
         if every:
             return True
@@ -606,28 +631,31 @@ def holders_of(address: str, changes: Iterable[Change]) -> dict[Key, list[Stretc
 
     held: dict[Key, list[Stretch]] = {}
     prefixes: dict[str, dict[str, int]] = {}  # of the peers on each interface that have one
-    holders: dict[str, tuple[str, float]] = {}  # on each interface: its key, since when
-    absent: dict[Key, float] = {}  # since when a removed peer was
-    for interface, key, since, ips in changes:
-        peers, prefix = prefixes.setdefault(interface, {}), longest(ips)
-        # A peer that appears was there before the reading that showed it, but not while it was removed.
-        earliest = absent.pop((interface, key), since) if (interface, key) in held else -FOREVER
-        held.setdefault((interface, key), [])
-        if ips is None:
-            absent[interface, key] = since
-        peers.pop(key, None)
-        if prefix >= 0:
-            peers[key] = prefix
-        holder = max(peers, key=lambda peer: (peers[peer], peer == key), default="")
-        former, start = holders.get(interface, ("", 0.0))
-        if holder != former:
-            if former:
-                held[interface, former].append((start, since))
-            holders[interface] = (holder, earliest if holder == key else since)
-    for interface, (holder, start) in holders.items():
-        if holder:
-            held[interface, holder].append((start, FOREVER))
-    return {peer: stretches for peer, stretches in held.items() if stretches}
+    holder: dict[str, tuple[str, float]] = {}  # on each interface: its key, since when
+    known: set[Key] = set()
+    gone: dict[Key, float] = {}  # when a peer was removed
+    for (interface, since), rows in groupby(changes, key=lambda change: (change[0], change[2])):
+        peers, early = prefixes.setdefault(interface, {}), {}
+        for _, key, _, ips in rows:  # all that one reading saw
+            peer, prefix = (interface, key), longest(ips)
+            peers.pop(key, None)
+            if prefix >= 0:
+                peers[key] = prefix
+            # A peer that appears may have been there before the reading that showed it, but not while it was removed.
+            early[key] = since if peer in known and peer not in gone else gone.pop(peer, -FOREVER)
+            known.add(peer)
+            if ips is None:
+                gone[peer] = since
+        now = max(peers, key=lambda key: (peers[key], key in early), default="")
+        before, start = holder.get(interface, ("", since))
+        if now != before:
+            if before:
+                held.setdefault((interface, before), []).append((start, since))
+            holder[interface] = (now, early.get(now, since))
+    for interface, (key, start) in holder.items():
+        if key:
+            held.setdefault((interface, key), []).append((start, FOREVER))
+    return held
 
 
 def means(text: str, key: str) -> bool:
@@ -768,7 +796,7 @@ class Store:
     def sessions(self, query: Query, now: float, period: Period) -> Iterator[Session]:
         """Those that a query asks for and that overlap a period, in the order of their beginnings."""
         held = holders_of(query.address, self.present.changes) if query.address else {}
-        wanted, convert = chooser(query, held, period), converter(self.gateway, self.present, now)
+        wanted, convert = chooser(query, held, period, now), converter(self.gateway, self.present, now)
         where, values = condition(query, held)
         statement = SESSIONS + where + " ORDER BY number%s LIMIT %d" % (" DESC" if query.last else "", BATCH)
         # The numbers have the order of the beginnings, but for sessions that began between the same readings.

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import pytest
 
 from values import zone
+from wg_monitor import Refusal
 from wg_report import ENDED, ONLINE, Gap, History, Period, Session, Total, Usage, Zone, add_up, add_up_by
 
 H = 3600.0
@@ -262,6 +263,27 @@ def test_units_are_those_of_the_calendar() -> None:
     assert [(u.unit, u.online_s / H) for u in weeks] == [("2026-W44", 29), ("2026-W45", 168), ("2026-W46", 33)]
     assert [u.unit for u in months] == ["2026-09", "2026-10", "2026-11", "2026-12"]
     assert [(months[1].stop - months[1].start) / H, (months[2].stop - months[2].start) / H] == [31 * 24 + 1, 30 * 24]
+
+
+def test_sessions_in_no_order_at_all_add_up_to_the_same() -> None:
+    sessions = [session(5 * n, 5 * n + 20, "abc"[n % 3]) for n in range(30)]
+    with zone("UTC"):
+        in_order = by("day", *sessions, watch=hours(0, 170), period=Period())
+        assert by("day", *reversed(sessions), watch=hours(0, 170), period=Period()) == in_order
+        assert by("day", *reversed(sessions), watch=hours(0, 170), period=hours(3, 100)) == by(
+            "day", *sessions, watch=hours(0, 170), period=hours(3, 100)
+        )
+    assert len(in_order) == 8
+
+
+def test_too_many_days_are_refused_and_months_are_not() -> None:
+    with zone("UTC"):
+        with pytest.raises(Refusal) as refused:
+            by("day", session(0, 24 * 50_000), period=Period())
+        assert "--by day: there are more than 40000 of them" in str(refused.value)
+        assert len(by("month", session(0, 24 * 50_000), period=Period())) > 1600
+        with pytest.raises(Refusal):
+            by("month", session(0, 0)._replace(start=253_402_300_799.0, until=253_402_300_799.0), period=Period())
 
 
 def test_the_first_days_of_a_year_belong_to_an_iso_week_of_the_other() -> None:
