@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs wg_monitor: the module, the wg-monitor command, the units, the default file, the logrotate file, the
+# Installs wg_monitor: its two modules, the wg-monitor command, the units, the default file, the logrotate file, the
 # manual page and the completion for bash. Then starts the service and shows its status. See `./install.sh --help`.
 #
 # The installer replaces a file only if its content, owner or mode differs, and by renaming. A second run changes nothing.
@@ -309,6 +309,8 @@ install_program() {
     if put wg_monitor.py $PROGRAM_DIR/wg_monitor.py 0755; then
         program_changed=yes
     fi
+    # The reports, which the daemon never imports: it needs no restart. They have the same owner.
+    put wg_report.py $PROGRAM_DIR/wg_report.py 0644 || :
     # A few lines that import the module: Python compiles a script at each start, but a module only once. Imports create
     # no garbage, so the collector is off: it would take a twentieth of the startup time. Ctrl-C during the imports ends
     # the program without a traceback: _signal is a part of the interpreter, and its import takes no time.
@@ -325,7 +327,8 @@ END
         program_changed=yes
     fi
     if [ -z "$DESTDIR" ] && [ -x $PYTHON ]; then
-        try $PYTHON -IS -m compileall -q $PROGRAM_DIR/wg_monitor.py || warn "the module is not compiled: the daemon starts more slowly"
+        try $PYTHON -IS -m compileall -q $PROGRAM_DIR/wg_monitor.py $PROGRAM_DIR/wg_report.py ||
+            warn "the modules are not compiled: the daemon starts more slowly"
     fi
     if [ -e wg-monitor.8 ]; then
         put wg-monitor.8 $MANUAL 0644 || :
@@ -492,7 +495,8 @@ uninstall_all() {
     fi
     remove "$DESTDIR$UNIT_DIR/wg-monitor.service" "$DESTDIR$UNIT_DIR/wg-monitor@.service" "$DESTDIR$COMMAND" \
         "$DESTDIR$MANUAL" "$DESTDIR$CATALOG" "$DESTDIR$COMPLETION" "$DESTDIR$ROTATION.dpkg-dist" \
-        "$DESTDIR$DEFAULTS.dpkg-dist" "$DESTDIR$PROGRAM_DIR/wg_monitor.py" "$DESTDIR$PROGRAM_DIR/__pycache__" \
+        "$DESTDIR$DEFAULTS.dpkg-dist" "$DESTDIR$PROGRAM_DIR/wg_monitor.py" "$DESTDIR$PROGRAM_DIR/wg_report.py" \
+        "$DESTDIR$PROGRAM_DIR/__pycache__" \
         "$DESTDIR$PROGRAM_DIR/shipped"
     # Hooks beside the program stay.
     for directory in $PROGRAM_DIR "${MANUAL%/*}" "${CATALOG%/*}" "${CATALOG%/*/*}" "${COMPLETION%/*}" \

@@ -801,7 +801,7 @@ class Store:
         statement = SESSIONS + where + " ORDER BY number%s LIMIT %d" % (" DESC" if query.last else "", BATCH)
         # The numbers have the order of the beginnings, but for sessions that began between the same readings.
         kept: list[Session] = []
-        after, before, more = -1, self.present.newest + 1, True  # the younger ones may have gone on since
+        after, before, more = -1, self.present.newest + 1, True  # whether younger ones go on is unknown
         while more:
             limits = [period.until, period.since, after, before, *values]
             batch = self.read(partial(lambda limits, db: list(map(convert, db.execute(statement, limits))), limits))

@@ -29,6 +29,7 @@ INSTALLED = {
     "/opt/wg-monitor/shipped/wg-monitor.default": 0o644,
     "/opt/wg-monitor/shipped/wg-monitor.logrotate": 0o644,
     "/opt/wg-monitor/wg_monitor.py": 0o755,
+    "/opt/wg-monitor/wg_report.py": 0o644,
     "/usr/local/bin/wg-monitor": 0o755,
     "/usr/local/share/bash-completion/completions/wg-monitor": 0o644,
     "/usr/local/share/man/man8/wg-monitor.8": 0o644,
@@ -156,7 +157,8 @@ def source(tmp_path: Path) -> Path:
     """A copy of the project that tests may change."""
     copy = tmp_path / "source"
     copy.mkdir()
-    for name in ("install.sh", "wg_monitor.py", "wg-monitor.default", "wg-monitor.logrotate", "wg-monitor.catalog", *UNITS):
+    names = ("wg_monitor.py", "wg_report.py", "wg-monitor.default", "wg-monitor.logrotate", "wg-monitor.catalog")
+    for name in ("install.sh", *names, *UNITS):
         shutil.copy(str(PROJECT / name), str(copy))
     (copy / "wg-monitor.8").write_text(".TH WG-MONITOR 8\n")
     shutil.copytree(str(PROJECT / "contrib/completion"), str(copy / "contrib/completion"))
@@ -209,6 +211,15 @@ def test_the_command_runs_the_installed_module(target: Target) -> None:
         lacking("needs /usr/bin/python3")
     command.write_text(here)
     assert run(str(command), "--version", cwd=Path("/")) == (0, "wg_monitor %s\n" % wg_monitor.VERSION)
+    for report in ("status", "sessions"):
+        code, said = run(str(command), report, "--help", cwd=Path("/"))
+        assert code == 0 and said.startswith("usage: wg-monitor %s " % report)
+
+
+def test_both_modules_have_one_owner_and_only_it_can_change_them(target: Target) -> None:
+    target.install()
+    files = [target.path("/opt/wg-monitor/" + name).stat() for name in ("wg_monitor.py", "wg_report.py")]
+    assert files[0].st_uid == files[1].st_uid and not (files[0].st_mode | files[1].st_mode) & 0o022
 
 
 def test_a_second_run_changes_nothing(target: Target) -> None:

@@ -3,6 +3,7 @@
 import ast
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def test_ruff_reports_nothing() -> None:
 
 
 def test_mypy_reports_nothing() -> None:
-    judge("mypy", "wg_monitor.py", "tests/")
+    judge("mypy", "wg_monitor.py", "wg_report.py", "tests/")
 
 
 @pytest.mark.parametrize("script", [*SHELL_SCRIPTS, "contrib/completion/wg-monitor"])
@@ -64,14 +65,21 @@ def test_files_end_with_a_newline_and_no_line_has_trailing_white_space() -> None
     assert wrong == []
 
 
-def test_the_module_imports_only_the_standard_library() -> None:
+@pytest.mark.parametrize("module, others", [("wg_monitor.py", set()), ("wg_report.py", {"wg_monitor"})])
+def test_the_modules_import_only_the_standard_library(module: str, others: Set[str]) -> None:
     """This includes imports inside functions."""
-    tree = ast.parse((PROJECT / "wg_monitor.py").read_text(encoding="utf-8"))
+    tree = ast.parse((PROJECT / module).read_text(encoding="utf-8"))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     if sys.version_info < (3, 10):
         lacking("needs Python 3.10, which lists the modules of its standard library")
-    assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
+    assert {name.partition(".")[0] for name in names} - others <= sys.stdlib_module_names
+
+
+def test_the_daemon_imports_the_reports_in_one_place_only() -> None:
+    source = (PROJECT / "wg_monitor.py").read_text(encoding="utf-8")
+    assert not re.search(r"\bimport wg_report|from wg_report", source)
+    assert source.count('"wg_report", path') == 1
 
 
 # A promise to whoever reads the module before it runs as root.
@@ -100,6 +108,16 @@ def test_the_module_stays_within_what_people_read() -> None:
     assert statements <= STATEMENTS_MAX, "%d statements" % statements
 
 
+# All lines of the second file, and their width.
+REPORT_LINES_MAX, REPORT_WIDTH_MAX = 1_550, 120
+
+
+def test_the_reports_stay_within_what_people_read() -> None:
+    lines = (PROJECT / "wg_report.py").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= REPORT_LINES_MAX, "%d lines" % len(lines)
+    assert max(map(len, lines)) <= REPORT_WIDTH_MAX
+
+
 def test_what_is_counted_as_code() -> None:
     source = '''"""A docstring.
 
@@ -126,7 +144,7 @@ def test_pip_installs_the_command(tmp_path: Path) -> None:
     """Install from a copy, because the build leaves files beside the sources."""
     copy = tmp_path / "wg_monitor"
     copy.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "wg_monitor.py"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "wg_monitor.py", "wg_report.py"):
         shutil.copy(str(PROJECT / name), str(copy))
     environment = tmp_path / "environment"
     judge(sys.executable, "-m", "venv", str(environment))
@@ -140,3 +158,5 @@ def test_pip_installs_the_command(tmp_path: Path) -> None:
     said = subprocess.run([command, "--version"], stdout=subprocess.PIPE, check=True, text=True).stdout
     assert said == "wg_monitor %s\n" % wg_monitor.VERSION
     assert subprocess.run([command, "--interval", "0"], stderr=subprocess.PIPE, check=False).returncode == 2
+    said = subprocess.run([command, "sessions", "--help"], stdout=subprocess.PIPE, check=True, text=True).stdout
+    assert said.startswith("usage: wg-monitor sessions ")

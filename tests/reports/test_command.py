@@ -1,0 +1,73 @@
+"""The daemon hands its commands over to the second file: whatever the way in which it was started."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Iterator, Sequence
+
+import pytest
+
+from harness import PROJECT, launcher, need
+from reports import Answer, story
+from wg_monitor import EXIT_FAILURE, EXIT_USAGE
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A directory with both files."""
+    for name in ("wg_monitor.py", "wg_report.py"):
+        shutil.copy(str(PROJECT / name), str(tmp_path))
+    (tmp_path / "command").write_text(launcher().replace(str(PROJECT), str(tmp_path)))
+    return tmp_path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Path]:
+    yield from story(tmp_path / "state.db")
+
+
+def run(*command: str) -> Answer:
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", env={"PATH": os.environ["PATH"]})
+    return Answer(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("flags", [[], ["-I"], ["-IS"]], ids=str)
+def test_each_way_to_start_it_works(copied: Path, store: Path, flags: Sequence[str]) -> None:
+    for file in ("wg_monitor.py", "command", "wg_report.py"):
+        if file == "wg_report.py" and flags:
+            continue  # isolated, it does not find the daemon's module
+        answer = run(sys.executable, *flags, str(copied / file), "sessions", "--store", str(store))
+        assert (answer.code, answer.err) == (0, "") and "alice-laptop" in answer.out
+
+
+def test_a_link_to_the_daemon_leads_to_the_file_beside_it(copied: Path, store: Path) -> None:
+    link = copied / "elsewhere" / "wg-monitor.py"
+    link.parent.mkdir()
+    link.symlink_to(copied / "wg_monitor.py")
+    assert run(sys.executable, "-IS", str(link), "sessions", "--store", str(store)).code == 0
+
+
+def test_a_missing_file_is_named_with_its_place(copied: Path) -> None:
+    (copied / "wg_report.py").unlink()
+    words = "wg_monitor: status needs %s/wg_report.py: No such file or directory; copy it there from where wg_monitor.py"
+    answer = run(sys.executable, "-IS", str(copied / "wg_monitor.py"), "status")
+    assert answer == Answer(EXIT_FAILURE, "", words % copied + " comes from\n")
+
+
+def test_a_file_that_others_can_change_is_not_run(copied: Path, store: Path) -> None:
+    need()
+    path = copied / "wg_report.py"
+    path.write_text("print('evil')\n")
+    for mode, owner in ((0o666, 0), (0o644, 65534)):
+        path.chmod(mode)
+        os.chown(str(path), owner, owner)
+        answer = run(sys.executable, "-IS", str(copied / "wg_monitor.py"), "sessions", "--store", str(store))
+        assert (answer.code, answer.out) == (EXIT_USAGE, "") and "others can change it" in answer.err
+
+
+def test_the_daemon_does_not_load_it(copied: Path) -> None:
+    (copied / "wg_report.py").write_text("raise AssertionError('loaded')\n")
+    assert run(sys.executable, "-IS", str(copied / "wg_monitor.py"), "--help").code == 0
+    assert "loaded" not in run(sys.executable, "-IS", str(copied / "wg_monitor.py"), "--interval", "0").err
