@@ -75,7 +75,7 @@ def test_the_monitor_and_check_have_its_flags(complete: Complete) -> None:
     flags = {option.flag for option in wg_monitor.OPTIONS} | {"--help", "--version", "--from-environment"}
     for words in (["-"], ["check", "--"], ["--debug", "--"], ["--interval", "5", "--"]):
         assert set(complete(*words)) == flags, words
-    assert complete("--script-") == ["--script-timeout", "--script-events"]
+    assert complete("--script-") == ["--script-timeout", "--script-delay", "--script-events"]
 
 
 @pytest.mark.parametrize("command", wg_monitor.REPORTS)
