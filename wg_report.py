@@ -34,7 +34,7 @@ from shutil import get_terminal_size
 from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Sequence, Tuple
 
 import wg_monitor
-from wg_monitor import DAY_S, EPOCH_MAX, EXIT_FAILURE, EXIT_NOT_PERMITTED, Refusal, printable
+from wg_monitor import DAY_S, EPOCH_MAX, EXIT_FAILURE, EXIT_NOT_PERMITTED, Refusal, counted, printable
 
 # --- Values -------------------------------------------------------------------------------------------------------
 # All times are seconds since the epoch.
@@ -1308,7 +1308,7 @@ def show_sessions(stream: Iterable[Session], gaps: Iterable[Gap], columns: Seque
         count += len(batch)
         print("\n".join(lines))
     print("".join(gap_line(gap, table, zone) + "\n" for gap in waiting), end="")
-    numbers = (wg_monitor.counted(count, "session"), wg_monitor.counted(len(peers), "peer"))
+    numbers = (counted(count, "session"), counted(len(peers), "peer"))
     stars = ["* Nobody watched for a part of this session."] if spans else []
     return stars + too_narrow(table) + (["%s of %s." % numbers] if count else [])
 
@@ -1336,11 +1336,11 @@ def sum_fields(item: Any, zone: Zone) -> dict[str, Any]:
     return {name: times.get(name, None if value == "" else value) for name, value in item._asdict().items()}
 
 
-def watched_texts(histories: Iterable[History], sources: Iterable[Any], now: float, zone: Zone) -> Iterator[str]:
-    # When an answer may be incomplete.
-    for history, source in zip(histories, sources):
+def watched_texts(histories: Sequence[History], watching: Sequence[bool], zone: Zone) -> Iterator[str]:
+    # Where an answer comes from, and when it may be incomplete. `watching`: whether somebody watches now.
+    for history, watches in zip(histories, watching):
         text = "nothing was recorded"
-        if source.is_watching(now):
+        if watches:
             text = "watched since %s" % zone.stamp(history.watched.since)
         elif history.watched.until > history.watched.since:
             text = "watched from %s to %s, and not since" % tuple(map(zone.stamp, history.watched))
@@ -1426,10 +1426,11 @@ def sessions(words: Sequence[str]) -> int:
     histories = [source.history(query, now) for source in sources]
     streams = [history.sessions(period) for history in histories]
     stream: Iterable[Session] = streams[0] if len(streams) == 1 else merge(*streams, key=BEGINNING)
-    asked, watched = period, watched_texts(histories, sources, now, zone)
+    asked = period
     if query.last:
         stream = newest = deque(stream, query.last)
         period = period._replace(since=max(period.since, newest[0].start)) if newest else period
+    gaps = [gap for h in histories for gap in h.gaps if gap.start < period.until and gap.stop > period.since]
     gateways = any(history.gateway for history in histories)
     names: Sequence[str] = ("gateway", *SESSION_FIELDS) if gateways else SESSION_FIELDS
     items: list[Any] | None = None
@@ -1444,7 +1445,6 @@ def sessions(words: Sequence[str]) -> int:
     if options.format == "table" and items is not None:
         notes += show_sums(columns, items)
     elif options.format == "table":
-        gaps = [gap for h in histories for gap in h.gaps if gap.start < period.until and gap.stop > period.since]
         found = show_sessions(stream, sorted(gaps, key=BEGINNING), columns, zone)
         notes += found or ["No session%s." % asked_text(options, asked, zone)]
     else:
@@ -1454,7 +1454,11 @@ def sessions(words: Sequence[str]) -> int:
             write_json(rows)
         else:
             write_csv(names, (dict(row, endpoints=" ".join(row.get("endpoints", ()))) for row in rows))
-    show_notes([*notes, *watched], options.format == "table")
+        notes += [] if not gaps else ["In %s nobody watched: the table shows them." % counted(len(gaps), "period")]
+    told = [source.is_watching(now) for source in sources]
+    if options.format == "table" or not all(told):
+        notes += watched_texts(histories, told, zone)
+    show_notes(notes, options.format == "table")
     return 0
 
 

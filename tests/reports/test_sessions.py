@@ -269,6 +269,16 @@ def test_csv_has_the_same_columns(store: Path) -> None:
             assert row[name] == str(fields[name])
 
 
+def test_what_a_program_reads_has_no_notes_between_and_the_terminal_has_them(tmp_path: Path) -> None:
+    for path in story(tmp_path / "state.db"):
+        answer = sessions(path, "--format", "json", "--since", "22:16:30")
+        assert (len(json.loads(answer.out)), answer.err) == (2, "")
+        answer = sessions(path, "--format", "csv")
+        assert answer.err == "wg_monitor: In 1 period nobody watched: the table shows them.\n"
+    answer = sessions(path, "--format", "json", "--since", "22:16:30")
+    assert answer.err == "wg_monitor: Watched from 2023-11-14 22:13:15 to 2023-11-14 22:16:50, and not since.\n"
+
+
 def test_the_zone_of_the_times(store: Path) -> None:
     pytest.importorskip("zoneinfo")
     answer = sessions(store, "--timezone", "Asia/Kolkata", "--present", "2023-11-15 03:44")

@@ -35,11 +35,19 @@ class Watcher:
         self.table, self.delivered = loaded.table, loaded.delivered
         return loaded
 
-    def see(self, text: str, now: Moment, checkpoint: bool = False, hook: bool = False) -> List[Event]:
+    def see(
+        self, text: str, now: Moment, checkpoint: bool = False, hook: bool = False, blind_s: float = 0.0
+    ) -> List[Event]:
+        """`blind_s`: for how long nobody watched before."""
         if self.store.saved is None:
             self.load(now)
         reading, self.memo = read(text, "", self.table, self.memo, self.settings)
+        last = self.table.sessions
         events = wg_monitor.decide(self.table, reading, now, self.settings)
+        if blind_s:
+            self.store.add_gap(now.wall - blind_s, now.wall, None, "stopped")
+            gaps = {name: blind_s for name in reading.interfaces}
+            events = wg_monitor.add_gaps(self.table, events, last, gaps, now)
         records = [self.record(event, hook) for event in events]
         self.save(records, now, checkpoint)
         return events
