@@ -1266,7 +1266,7 @@ def total_columns() -> list[Column]:
         Column("SESSIONS", lambda t: str(t.sessions), right=True),
         Column("ONLINE", lambda t: wg_monitor.duration(t.online_s), right=True, colour=CYAN),
         Column("SHARE", lambda t: "" if t.share is None else "%.1f %%" % (100 * t.share), 9, right=True),
-        Column("LONGEST", lambda t: wg_monitor.duration(t.longest_s), 4, right=True, colour=CYAN),
+        Column("LONGEST", lambda t: wg_monitor.duration(t.longest_s), 5, right=True, colour=CYAN),
         Column("MEDIAN", lambda t: wg_monitor.duration(t.median_s), 3, right=True, colour=CYAN),
         Column("BREAKS/H", lambda t: "%.2f" % (t.interruptions_per_hour or 0), 2, right=True),
         Column("RECEIVED", lambda t: size(t.received_bytes, t), 8, right=True, colour=CYAN),

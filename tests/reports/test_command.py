@@ -1,16 +1,19 @@
 """The daemon hands its commands over to the second file: whatever the way in which it was started."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Iterator, Sequence, Set
 
 import pytest
 
+import wg_report
 from harness import PROJECT, launcher, need
 from reports import Answer, story
+from values import key
 from wg_monitor import EXIT_FAILURE, EXIT_USAGE
 
 
@@ -71,3 +74,53 @@ def test_the_daemon_does_not_load_it(copied: Path) -> None:
     (copied / "wg_report.py").write_text("raise AssertionError('loaded')\n")
     assert run(sys.executable, "-IS", str(copied / "wg_monitor.py"), "--help").code == 0
     assert "loaded" not in run(sys.executable, "-IS", str(copied / "wg_monitor.py"), "--interval", "0").err
+
+
+# --- The documents ------------------------------------------------------------------------------------------------
+
+
+def flags(command: str) -> Set[str]:
+    said = run(sys.executable, "-IS", str(PROJECT / "wg_monitor.py"), command, "--help").out
+    return set(re.findall(r"(?<![\w-])--[a-z-]+", said)) - {"--help"}
+
+
+@pytest.mark.parametrize("command", ["status", "sessions"])
+@pytest.mark.parametrize("document", ["docs/reports.md", "wg-monitor.8"])
+def test_the_documents_name_every_flag(command: str, document: str) -> None:
+    text = (PROJECT / document).read_text(encoding="utf-8").replace(" Fl -", " --").replace(", -", ", --")
+    assert {flag for flag in flags(command) if not re.search(re.escape(flag) + r"(?![\w-])", text)} == set()
+
+
+def test_the_page_names_every_field_and_reason() -> None:
+    text = (PROJECT / "docs/reports.md").read_text(encoding="utf-8")
+    names = {*wg_report.SESSION_FIELDS, *wg_report.REASONS, *wg_report.SORTS, *wg_report.Usage._fields}
+    assert {name for name in names if "`%s`" % name not in text} == set()
+
+
+def test_the_page_names_the_columns_in_the_order_in_which_they_give_way() -> None:
+    text = " ".join((PROJECT / "docs/reports.md").read_text(encoding="utf-8").split())
+    lists = re.findall(r"in this order: (.*?); in a summary (.*?); in `status` (.*?)\.", text)
+    columns = [wg_report.first_columns(True) + wg_report.session_columns(wg_report.Zone())]
+    columns += [wg_report.first_columns(True) + wg_report.total_columns(), wg_report.peer_columns(0.0)]
+    named = {"the rest of the key or name": ["PEER"], "the rest of the name": ["PEER"],
+             "the seconds": ["CONNECTED", "UNTIL"]}  # fmt: skip
+    for listed, each in zip(lists[0], columns):
+        ranked = sorted((column for column in each if column.rank), key=lambda column: column.rank)
+        assert [t for item in listed.split(", ") for t in named.get(item, [item])] == [c.title for c in ranked]
+
+
+def test_the_monitoring_check_of_the_page(store: Path, tmp_path: Path) -> None:
+    text = (PROJECT / "docs/reports.md").read_text(encoding="utf-8")
+    [line] = re.findall(r"```sh\n(.*)\n```", text)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    program = "%s -IS %s \"$@\" --store %s" % (sys.executable, PROJECT / "wg_monitor.py", store)
+    for name, command in (("wg-monitor", program), ("mail", "cat; echo to $3")):
+        (tools / name).write_text("#!/bin/sh\nexec %s\n" % command if name != "mail" else "#!/bin/sh\n%s\n" % command)
+        (tools / name).chmod(0o755)
+    for name, said in ((key("bob"), ""), ("alice-laptop", "alice-laptop is offline"), ("nobody", "nobody is offline")):
+        done = subprocess.run(
+            ["sh", "-c", line.replace("site-b", name)], capture_output=True, text=True,
+            env={"PATH": "%s:%s" % (tools, os.environ["PATH"])},
+        )  # fmt: skip
+        assert done.stdout.startswith(said) and bool(done.stdout) == bool(said)

@@ -46,7 +46,7 @@ class Watcher:
         events = wg_monitor.decide(self.table, reading, now, self.settings)
         if blind_s:
             self.store.add_gap(now.wall - blind_s, now.wall, None, "stopped")
-            gaps = {name: blind_s for name in reading.interfaces}
+            gaps = dict.fromkeys(reading.interfaces, blind_s)
             events = wg_monitor.add_gaps(self.table, events, last, gaps, now)
         records = [self.record(event, hook) for event in events]
         self.save(records, now, checkpoint)
