@@ -322,8 +322,9 @@ class Place:
         self.folder = tempfile.mkdtemp(prefix="wg-monitor-bench-", dir="/tmp")
         report = os.path.join(os.path.dirname(module), "wg_report.py")
         for name, path in (("wg_monitor.py", module), ("wg_report.py", report)):
-            shutil.copy(path, self.folder + "/" + name)
-            py_compile.compile(self.folder + "/" + name, doraise=True)
+            if os.path.exists(path):  # an older version has none
+                shutil.copy(path, self.folder + "/" + name)
+                py_compile.compile(self.folder + "/" + name, doraise=True)
         with open(INSTALLER) as installer, open(self.folder + "/wg-monitor", "w") as command:
             text = installer.read().partition('>"$scratch/command" <<END\n')[2].partition("END\n")[0]
             command.write(text.replace("$PROGRAM_DIR", self.folder))

@@ -15,6 +15,7 @@ import random
 import sqlite3
 import tempfile
 from contextlib import closing, redirect_stderr, redirect_stdout
+from functools import lru_cache
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import pytest
@@ -26,7 +27,7 @@ from values import zone
 from wg_monitor import Identity, Moment
 from world import World
 
-HISTORIES = scaled(60)
+HISTORIES = scaled(50)
 READINGS = 100  # per history
 ZONES = ("UTC", "CET-1CEST,M3.5.0,M10.5.0/3", "<+1345>-13:45")
 NETWORKS = (
@@ -179,18 +180,21 @@ class Chronicle(History):
                 found.append(Fact._make((identity, session.start, self.last.wall, False, *numbers, *rest)))
         return found
 
-    def holder(self, link: str, address: str, held: Held) -> Set[Identity]:
-        """The peer with the longest prefix that contains the address. There may be two, as far as anybody can see, if
-        the line of the one that lost it is invalid."""
-        wanted, longest = ipaddress.ip_address(address), -1
-        holders: Set[Identity] = set()
-        for identity, ips in held.ips.items():
-            for network in map(ipaddress.ip_network, ips.split(",") if ips else ()):
-                if identity[0] == link and network.version == wanted.version and wanted in network:
-                    if network.prefixlen >= longest:
-                        holders = (holders if network.prefixlen == longest else set()) | {identity}
-                        longest = network.prefixlen
-        return holders
+    def holders(self, address: str) -> List[Dict[str, Set[Identity]]]:
+        """For each reading: on each interface, the peer with the longest prefix that contains the address. There may be
+        two, as far as anybody can see, if the line of the one that lost it is invalid."""
+        found = []
+        for held in self.held:
+            longest: Dict[str, int] = {}
+            holders: Dict[str, Set[Identity]] = {}
+            for identity, ips in held.ips.items():
+                prefix, link = longest_prefix(address, ips), identity[0]
+                if prefix > longest.get(link, -1):
+                    longest[link], holders[link] = prefix, set()
+                if prefix >= 0 and prefix == longest[link]:
+                    holders[link].add(identity)
+            found.append(holders)
+        return found
 
     def gaps(self) -> List[Tuple[float, float]]:
         """When no interface was watched: between two runs, and between two readings that are too far apart."""
@@ -199,6 +203,13 @@ class Chronicle(History):
             if run != following or after.boot - before.boot > 2 * self.settings.interval + 1:
                 found.append((before.wall, after.wall))
         return joined(found)
+
+
+@lru_cache(maxsize=None)
+def longest_prefix(address: str, ips: str) -> int:
+    wanted = ipaddress.ip_address(address)
+    networks = [ipaddress.ip_network(ip) for ip in ips.split(",") if ip]
+    return max([n.prefixlen for n in networks if n.version == wanted.version and wanted in n], default=-1)
 
 
 def joined(stretches: Sequence[Tuple[float, float]]) -> List[Tuple[float, float]]:
@@ -302,18 +313,17 @@ def ask_addresses(chronicle: Chronicle) -> None:
         ends = [fact for fact in facts if host in [strip(end) for end in fact.endpoints.split()]]
         rows, _ = command(chronicle, "sessions", "--ip", host)
         assert sorted(map(told, rows), key=repr) == sorted((fact.in_brief(math.floor) for fact in ends), key=repr)
+    walls = [-math.inf, *(held.wall for held in chronicle.held), math.inf]
     for address in ADDRESSES:
         certain, possible = set(), set()
-        for fact in facts:
-            link = fact.identity[0]
-            for before, now, after in zip([None, *chronicle.held], chronicle.held, [*chronicle.held[1:], None]):
-                holders = chronicle.holder(link, address, now)
-                if fact.identity in holders:
-                    if fact.start <= now.wall <= fact.until and len(holders) == 1:
+        for n, holders in enumerate(chronicle.holders(address), 1):
+            for fact in facts:
+                mine = holders.get(fact.identity[0], set())
+                if fact.identity in mine:
+                    if fact.start <= walls[n] <= fact.until and len(mine) == 1:
                         certain.add(fact.in_brief(math.floor))
-                    early = before.wall if before is not None else -math.inf
-                    late = after.wall if after is not None else math.inf
-                    if fact.start <= late and max(fact.until, chronicle.seen[fact.identity, fact.start]) >= early:
+                    seen = chronicle.seen[fact.identity, fact.start]
+                    if fact.start <= walls[n + 1] and max(fact.until, seen) >= walls[n - 1]:
                         possible.add(fact.in_brief(math.floor))
         rows, _ = command(chronicle, "sessions", "--ip", address)
         found = set(map(told, rows))
