@@ -1898,7 +1898,7 @@ class Store:
             self.inodes = {"": os.stat(self.path).st_ino}
             version = self.examine()
             os.chmod(self.path, 0o600)
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -750"):
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -256"):
                 self.database.execute("PRAGMA " + pragma).fetchall()
             if version < SCHEMA:
                 script = ("BEGIN IMMEDIATE", *MIGRATIONS[version:], "PRAGMA user_version = %d" % SCHEMA, "COMMIT")
@@ -2113,9 +2113,7 @@ class Store:
     def make_room(self, past: Table, table: Table, now: Moment, anew: bool) -> None:
         # Has the first save turn what was loaded, `past`, into `table`. `anew`: the table has all there is.
         kept = {row.session.number for row in table.rows.values() if row.session is not None}
-        self.lose(
-            [row for row in past.rows.values() if row.session is not None and row.session.number not in kept], now
-        )
+        self.lose([row for row in past.rows.values() if row.session and row.session.number not in kept], now)
         if anew:
             ips = [(*row.identity, now.wall, row.allowed_ips) for row in table.rows.values()]
             gone = [(*identity, now.wall, None) for identity in past.rows if identity not in table.rows]
@@ -2140,9 +2138,11 @@ class Store:
         if self.saved is None:
             raise StoreFault("it was not loaded")
         checkpoint = more.pop("checkpoint") or bool(self.pending)
-        events = [record.event for record in records]
-        touched = {(event.interface or "", event.public_key) for event in events if event.public_key is not None}
-        rows = table.rows.values() if checkpoint else [table.rows[i] for i in touched if i in table.rows]
+        # Nothing here keeps a tuple for each record. Python seldom gives the memory of small values back, and the first
+        # reading has 10,000 records: it would stay 100 bytes a peer larger.
+        known: Mapping[Any, Row] = table.rows
+        gone = {record.peer for record in records if record.event.public_key and record.peer not in known}
+        rows = known.values() if checkpoint else {known[record.peer] for record in records if record.peer in known}
         # In the order of the table's key, each page of a storm is written once: that saves a quarter of the time.
         unsaved = sorted((row for row in rows if row.unsaved), key=attrgetter("identity"))
         saved = {**self.saved, **more, **place_of(delivered), "stamp": time.time_ns(), "boot_id": self.boot_id}
@@ -2153,13 +2153,12 @@ class Store:
                 saved["complete"] = table.last.boot
         steps = [*self.pending, (SAVE_GAP, self.gaps), ("INSERT " + EVENTS.insert, map(event_row, records))]
         steps += [(statement, [(record.seq,)]) for record in records[:1] for statement in (FILL_IPS, FILL_ADDRESSES)]
-        steps.append((SAVE_SESSION, session_rows(unsaved, events)))
-        steps.append((END_SESSION, [end_row(event.ended, event.wall) for event in events if event.ended is not None]))
-        steps.append(("DELETE FROM peers WHERE interface = ? AND public_key = ?", sorted(touched - table.rows.keys())))
+        steps.append((SAVE_SESSION, session_rows(unsaved, known, records)))
+        steps.append((END_SESSION, (end_row(r.event.ended, r.event.wall) for r in records if r.event.ended)))
+        steps.append(("DELETE FROM peers WHERE interface = ? AND public_key = ?", sorted(gone)))
         steps.append(("REPLACE " + PEERS.insert, (peer_row(row, now) for row in unsaved)))
-        steps.append(
-            ("REPLACE " + INTERFACES.insert, [INTERFACES.row(i, name) for name, i in table.interfaces.items()])
-        )
+        interfaces = [INTERFACES.row(interface, name) for name, interface in table.interfaces.items()]
+        steps.append(("REPLACE " + INTERFACES.insert, interfaces))
         steps.append(("REPLACE " + MONITOR.insert, [list(saved.values())]))
         # The trail waits for these lines and no others: SQLite moves a large log only when the trail has them.
         next_for_trail = records and delivered.complete == records[0].seq - 1
@@ -2276,14 +2275,15 @@ def record_of(row: Sequence[Any], outcomes: Mapping[int, Ended]) -> Record:
     return Record(seq, event, line, hook)
 
 
-def session_rows(rows: Iterable[Row], events: Iterable[Event]) -> Iterator[list[Any]]:
-    # The open sessions of rows, and of events whose session ended before it could be saved.
-    sessions: dict[int, tuple[Any, Session]]
-    sessions = {row.session.number: (row.identity, row.session) for row in rows if row.session is not None}
-    for event in events:
-        if event.session is not None:
-            sessions.setdefault(event.session.number, ((event.interface, event.public_key), event.session))
-    return (SESSIONS.row(session, *identity) for identity, session in sessions.values())
+def session_rows(unsaved: Iterable[Row], rows: Mapping[Any, Row], records: Iterable[Record]) -> Iterator[list[Any]]:
+    # The open sessions of unsaved rows, and those of events that ended before they could be saved.
+    for row in unsaved:
+        if row.session is not None:
+            yield SESSIONS.row(row.session, *row.identity)
+    for record in records:
+        session, now = record.event.session, rows[record.peer].session if record.peer in rows else None
+        if session is not None and (now is None or now.number != session.number):
+            yield SESSIONS.row(session, *record.peer)
 
 
 def end_row(ended: Ended, wall: float) -> list[Any]:
@@ -2345,8 +2345,8 @@ class Outbox:
         for _ in records:
             self.unsaved.popleft()
 
-    def batch(self) -> list[tuple[int, bytes]]:
-        # The next lines for the trail, with their numbers.
+    def batch(self) -> tuple[Sequence[int], Sequence[bytes]]:
+        # The next lines for the trail, after their numbers.
         stored = self.store is not None and self.store.database is not None
         for first, last in self.delivered.missing:
             if self.unsaved and stored:
@@ -2360,33 +2360,34 @@ class Outbox:
                 continue
             if first >= in_memory:
                 # Up to the first line that memory had no room for.
-                numbered = enumerate(islice(self.unwritten, min(LINES_IN_BATCH, last - first + 1)), first)
-                return [(seq, record.line) for seq, record in takewhile(lambda pair: pair[0] == pair[1].seq, numbered)]
+                numbered = zip(range(first, min(last + 1, first + LINES_IN_BATCH)), self.unwritten)
+                lines = [record.line for seq, record in numbered if seq == record.seq]
+                return range(first, first + len(lines)), lines
             last = min(last, in_memory - 1)
             found = [] if self.store is None else self.store.lines(first, last, LINES_IN_BATCH)
             if found:
-                return found
+                return [seq for seq, _ in found], [line for _, line in found]
             self.delivered = self.delivered.without(first, last)  # the store has lost them
             return self.batch()
-        return []
+        return [], []
 
     def write(self) -> None:
         # To the trail, all there is. Errors: OSError if the trail fails, StoreFault if the store does.
         fault: StoreFault | None = None
         while self.trail is not None:
-            lines = self.batch()
+            numbers, lines = self.batch()
             if not lines:
                 break
             position = self.trail.position()
             if self.delivered.position != position:
                 fault = self.mark(position) or fault  # before a byte is written: this is where a crash looks for it
-            done, error = self.trail.write([line for _, line in lines])
+            done, error = self.trail.write(lines)
             if done:
-                last = lines[done - 1][0]
-                self.delivered = self.delivered.without(lines[0][0], last)
+                last = numbers[done - 1]
+                self.delivered = self.delivered.without(numbers[0], last)
                 while self.unwritten and self.unwritten[0].seq <= last:
                     self.unwritten.popleft()
-                size = position.size + sum(len(line) for _, line in lines[:done])
+                size = position.size + sum(map(len, lines[:done]))
                 fault = self.mark(position._replace(size=size)) or fault
             if error is not None:
                 raise error
