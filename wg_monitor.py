@@ -40,8 +40,8 @@ from array import array
 from collections import Counter, deque
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from itertools import accumulate, compress, islice, repeat, takewhile
-from operator import attrgetter, ne
+from itertools import accumulate, chain, compress, islice, repeat, takewhile
+from operator import attrgetter, itemgetter, ne
 from typing import AbstractSet, Any, Callable, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Sequence, Tuple, Union
 
 VERSION = "1.1.0"
@@ -84,6 +84,8 @@ CAP_NET_ADMIN = 12  # linux/capability.h
 JOURNAL = "/run/systemd/journal/socket"
 JOURNAL_IPS_MAX = 32 << 10  # characters: a datagram holds about 200 KiB
 LINKS_MAX = 40  # on the way to a file: MAXSYMLINKS in linux/namei.h
+NAMES_MAX = 16 << 20  # bytes of a file with names: 10,000 peers take 2 to 5 MiB
+NAME_MAX, MARKS_MAX, COMMENT_MAX, COMMENTS_MAX = 64, 4, 300, 50  # characters, marks on a letter (UTS #39), comments
 
 SOCKETS = "/run/wireguard"  # wg(8): NAME.sock for each userspace interface
 TRAIL_ROOTS, STORE_ROOTS = ("/var/log", "/tmp"), ("/var/lib", "/run", "/tmp")
@@ -102,6 +104,28 @@ PEER_LINE = re.compile(
 )
 UNREADABLE = re.compile(r"Unable to access interface (.*?): ")
 KEY_LIKE = re.compile(r"[A-Za-z0-9+/]{43}=|[0-9a-fA-F]{64}")
+
+PUBLIC_KEY = re.compile("[A-Za-z0-9+/]{43}=")
+# What no name may hold: a key, most of one, or what introduces one.
+HOLDS_KEY = re.compile(r"(?i)[a-z0-9+/]{43}=|(?=[a-z]{0,39}[0-9+/])[a-z0-9+/]{40}|(?:private|public|shared)[ _-]?key")
+# Letters and marks that show nothing: Default_Ignorable_Code_Point in Unicode's DerivedCoreProperties.txt.
+INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+JSON_START = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[]{[])")
+LIST_LINE = re.compile(r"({0})(?:\s+(.*))?|(\S+)\s+({0})\s+[0-9]+\s+\S+".replace("{0}", PUBLIC_KEY.pattern))
+JSON_FIELDS = ("publicKey", "public_key", "PublicKey"), ("name", "Name", "hostname", "Hostname")
+PEER_START, SETTING = re.compile(r"(?i)\[(?:wireguard)?peer\]\s*(?:#.*)?"), re.compile(r"(\w+)\s*=\s*([^#]*)(#.*)?")
+# Comments with which a tool's block begins or ends, and those of a peer that is commented out.
+MARK = re.compile(r"(?i)(#+ (?:begin|begin_peer|client):? )|(### end |# end_peer )|([#;]+ ?\[|.*peer\])")
+# The forms in which tools and people write a peer's name X into a configuration, in the order of precedence, and where.
+NAME_FORMS = (
+    ("inside", "# friendly_name = X", '# friendly_json = {..."name": "X"...}', "#Name# = X", "# Name = X", "# NAME: X"),
+    ("inside", "#+Alias = X", "# -WGP- Display name: X"),
+    ("before", "### begin X ###", "# BEGIN_PEER X", "### Client X", "# Client: X (...)", "# Name: X"),
+    ("before", "# X / ... / Updated: ...", "# 10: X > ..."),
+    ("description", "Description = X"),
+)
+ONLY_COMMENT = {"before": "before [Peer]", "after": "after [Peer]", "allowedips": "behind AllowedIPs"}  # if it is alone
+FORM_PARTS = {" ": " ?", "X": "(.+)", '"X"': r'"((?:[^"\\]|\\.)+)"', "...": ".*", "10": "[0-9]+"}
 
 LEVELS, INFORMATION = {"ERROR": 3, "WARN": 4, "DEBUG": 7}, 6  # of syslog(3)
 HOOK_NONE, HOOK_DUE, HOOK_DONE, HOOK_DROPPED = range(4)
@@ -151,6 +175,8 @@ WARNING_IDS = {
     " dropped": "07ecfe056aed40cc8da0a9114b89ae62",
     " held back": "08cb6ed908314e7b9a615f215d267bff",
     " did not finish": "ac3dcd493c7d43ad9268c230e3cc827f",
+    " stay as they are: ": "926fc299822746ffba33718f45ca1983",
+    "Names are read from ": "f9a65fdfc5f6416d8088c2906016826d",
 }
 REPORTS = ("status", "sessions", "names")  # the commands of wg_report.py
 
@@ -237,6 +263,7 @@ class Session(NamedTuple):
     sent_before: int
     unwatched: float  # seconds of it in which nobody watched
     endpoints: str  # in the order of use, separated by spaces
+    name: str = ""  # the peer's when it began
 
 
 # A finished session, with the figures of its end.
@@ -255,7 +282,7 @@ class Row:
 
     __slots__ = (
         "identity", "endpoint", "allowed_ips", "handshake", "shown", "made", "rx", "tx", "past_rx", "past_tx",
-        "heard", "sent", "session", "ended", "unsaved",
+        "heard", "sent", "session", "ended", "name", "unsaved",
     )  # fmt: skip
 
     def __init__(self, identity: Identity, rx: int = 0, tx: int = 0) -> None:
@@ -271,6 +298,7 @@ class Row:
         self.sent = tx  # `tx` at the last sign of life
         self.session: Session | None = None
         self.ended = NOT_YET  # the last sign of life in the former session
+        self.name = ""
         self.unsaved = True
 
     @property
@@ -292,6 +320,7 @@ class Interface(NamedTuple):
 # The state table. A row lives as long as its peer is known.
 class Table:
     def __init__(self) -> None:
+        self.names: Mapping[str, str] = {}  # by public key; also of peers that are not known
         self.rows: dict[Identity, Row] = {}
         self.interfaces: dict[str, Interface] = {}
         self.last: Moment | None = None  # the last reading of this run
@@ -313,6 +342,7 @@ class Event(NamedTuple):
     handshake: int | None = None  # the last one known; 0 = never
     online: int | None = None  # 1 or 0, after the event
     new: bool = False  # the peer was not known
+    name: str | None = None  # the peer's, if it has one
     session: Session | None = None  # the open one, after the event
     before: str = ""  # ROAMING: the former endpoint, CHANGED: the former allowed IPs
     ended: Ended | None = None
@@ -325,6 +355,11 @@ class Event(NamedTuple):
     def session_told(self) -> Session | None:
         # The one that is open after the event, or ended with it.
         return self.session if self.ended is None else self.ended.session
+
+
+# What a file says about a name: the number of the line, the public key, the name and the rule by which it was found.
+# Without a key, a line is malformed, and instead of a name it has the words for that.
+Named = Tuple[int, str, str, str]
 
 
 # Something that is wrong for a while.
@@ -401,6 +436,7 @@ class Settings(NamedTuple):
     script_events: frozenset[str]
     state_path: str
     history_days: int
+    peer_names: tuple[str, ...]
     debug: bool
     names: Mapping[str, str]  # each field as the administrator named it: --interval or INTERVAL
 
@@ -431,6 +467,22 @@ def reason_of(error: BaseException) -> str:
 
 def short_key(key: str) -> str:
     return key[:8] + "..." + key[-8:]
+
+
+def safe_name(text: str) -> str:
+    """A peer's name from outside, so that it forges no field, label, column or formula; "" = it is none.
+
+    It has letters of any script with their marks, digits and ._@+-; anything else becomes `_`. It begins with a letter or
+    a digit. It has no `...`, which would pose as a short key."""
+    import unicodedata
+
+    text = "" if HOLDS_KEY.search(text) else INVISIBLE.sub("_", text.strip()[: 10 * NAME_MAX])
+    safe, marks = "", MARKS_MAX + 1  # on the last letter
+    for c in unicodedata.normalize("NFC", text):
+        kind = unicodedata.category(c)
+        marks = 0 if kind[0] == "L" else marks + 1 if kind in ("Mn", "Mc") else MARKS_MAX + 1
+        safe += c if marks <= MARKS_MAX or kind == "Nd" or c in "._@+-" else "_"
+    return re.sub(r"\.{3,}", "_", safe).lstrip("._@+-")[:NAME_MAX]
 
 
 def duration(seconds: float) -> str:
@@ -673,6 +725,94 @@ def parse_peer(line: bytes) -> PeerLine | None:
     return PeerLine(identity, *numbers, *texts) if valid else None
 
 
+def parse_names(text: str) -> Iterable[Named]:
+    """The names in a file that a tool or a person wrote, and its malformed lines.
+
+    Nothing else of the file leaves the parser: it may hold private keys."""
+    return filter(itemgetter(2), parse_json(text) if JSON_START.match(text) else parse_lines(text))
+
+
+def parse_json(text: str) -> list[Named]:
+    # Every object with a public key and a name, at any depth. The numbers of their lines are unknown.
+    import json
+
+    found: list[Named] = []
+
+    def collect(values: dict[str, Any]) -> None:
+        texts = [[values[field] for field in fields if isinstance(values.get(field), str)] for fields in JSON_FIELDS]
+        found.extend((0, key, safe_name(name), "JSON") for key, name in zip(*texts) if PUBLIC_KEY.fullmatch(key))
+
+    try:
+        json.loads(text, object_hook=collect, parse_int=len)
+    except (ValueError, RecursionError) as error:  # a ValueError has the whole text
+        found = [(0, "", "line %d is not valid JSON" % getattr(error, "lineno", 1), "")]
+    return found
+
+
+def parse_lines(text: str) -> Iterator[Named]:
+    """Lines with a key and a name, and the peers of wg-quick(8) or systemd.netdev(5), each with the comments that belong
+    to it: directly above its [Peer], and below that up to the first blank line after the public key."""
+    start, key, run, commented_out = 0, "", [], False  # type: int, str, list[str], bool
+    peer: dict[str, list[str]] = {}  # its comments by place; empty = there is none
+    # One line at a time: a list of them would stay in memory in part, between the names. Only a line feed ends a line, as
+    # it does for `wg`: a name may hold whatever else str.splitlines() takes for an end. The last line is empty.
+    for number, line in enumerate((match.group().strip() for match in re.finditer(r".*\n?", text)), 1):
+        if line.startswith(("#", ";")):
+            mark = MARK.match(line)
+            if mark is not None:
+                run, commented_out = comment(line) if mark.group(1) else [], mark.group(3) is not None
+            elif not commented_out:
+                run = run[-COMMENTS_MAX:] + comment(line)
+            continue
+        listed, opens = LIST_LINE.fullmatch(line), line.startswith("[")
+        setting = None if listed else SETTING.fullmatch(line)
+        word, value, behind = setting.groups("") if setting else ("", "", "")
+        word, value = word.lower(), value.rstrip()
+        wrong = word == "publickey" and (not peer or key != "" or not PUBLIC_KEY.fullmatch(value))
+        if listed:
+            first, name, other_name, second = listed.groups("")
+            yield number, first or second, safe_name(name or other_name), "list" if first else "clients.txt"
+        elif wrong:
+            yield 0, "", "the public key in line %d is invalid, or not the only one of a [Peer]" % number, ""
+        elif line and not start and not opens:
+            yield 0, "", "line %d is neither KEY NAME nor NAME KEY EPOCH ADDRESS, and before any section" % number, ""
+        elif peer and (setting or not line):
+            peer.setdefault("after", run)
+            peer["inside"] += run
+            peer.setdefault(word, []).extend(comment(line if word == "description" else behind))
+            key = value if word == "publickey" else key
+        if opens or wrong or (key and not setting):
+            yield from named(start, key, peer)
+            start, key, peer = number, "", {"before": run, "inside": []} if PEER_START.fullmatch(line) else {}
+        run, commented_out = [], False
+    yield from named(start, key, peer)
+
+
+def comment(text: str) -> list[str]:
+    # None if it holds a key.
+    return [] if not text or HOLDS_KEY.search(text) else [" ".join(text.split())[:COMMENT_MAX]]
+
+
+@lru_cache(maxsize=None)  # compiled only where names are read
+def name_rules() -> list[tuple[str, str, "re.Pattern[str]"]]:
+    rules = []
+    for place, form in ((place, form) for place, *forms in NAME_FORMS for form in forms):
+        parts = re.split(r'("X"|X|\.\.\.|10| )', form)
+        pattern = "".join(FORM_PARTS.get(part) or re.escape(part) for part in parts)
+        rules.append((place, form, re.compile("(?i)" + pattern)))
+    return rules
+
+
+def named(number: int, key: str, peer: Mapping[str, list[str]]) -> Iterable[Named]:
+    # The name of a peer, if it has a key and a name. Comments with an `=` are settings without effect.
+    tried = ((form, rule.fullmatch(text)) for place, form, rule in name_rules() for text in peer.get(place, ()))
+    found = ((form, match.group(1)) for form, match in tried if match)
+    bare = ((form, [text for text in peer.get(place, ()) if "=" not in text]) for place, form in ONLY_COMMENT.items())
+    only = (("the only comment " + form, texts[0].strip("#;*~- ")) for form, texts in bare if len(texts) == 1)
+    names = ((number, key, safe_name(text), form) for form, text in chain(found, only) if key)
+    return islice(filter(itemgetter(2), names), 1)
+
+
 # --- Decisions ----------------------------------------------------------------------------------------------------
 
 
@@ -772,6 +912,7 @@ def add_peer(table: Table, line: PeerLine, now: Moment, settings: Settings) -> E
     row = table.rows[line.identity] = Row(line.identity, line.rx, line.tx)
     row.endpoint, row.allowed_ips = line.endpoint, line.allowed_ips
     row.handshake = row.shown = line.handshake
+    row.name = table.names.get(line.identity[1], "")
     row.made = place(row.handshake, None, NEVER, now)
     if is_alive(row, now, settings):
         begin_session(table, row, (row.received, row.transmitted), now, settings)
@@ -891,7 +1032,7 @@ def silence(row: Row) -> str:
 
 def event_of(kind: str, row: Row, now: Moment, **more: Any) -> Event:
     peer = (*row.identity, row.endpoint, row.allowed_ips, row.shown, int(row.session is not None))
-    return Event(kind, now.wall, *peer, session=row.session, **more)
+    return Event(kind, now.wall, *peer, name=row.name or None, session=row.session, **more)
 
 
 def begin_session(table: Table, row: Row, totals: tuple[int, int], now: Moment, settings: Settings) -> None:
@@ -906,7 +1047,7 @@ def begin_session(table: Table, row: Row, totals: tuple[int, int], now: Moment, 
     table.sessions += 1
     table.online += 1
     table.due = min(table.due, sign_of_life(row, settings) + settings.threshold)
-    row.session = Session(table.sessions, start, began, *totals, 0.0, row.endpoint)
+    row.session = Session(table.sessions, start, began, *totals, 0.0, row.endpoint, row.name)
     row.unsaved = True
 
 
@@ -971,6 +1112,7 @@ def take_over(table: Table, past: Table, gone: AbstractSet[Any], last: int, gap:
         if row is None and identity not in gone:  # the next reading says what has become of it
             table.rows[identity] = old
             table.online += session is not None
+            table.names = {}  # the peer may have another name by now
         if row is not None:
             row.shown, row.endpoint = row.shown or old.shown, row.endpoint or old.endpoint
             row.ended = max(row.ended, old.ended, key=attrgetter("boot"))
@@ -991,6 +1133,14 @@ def joined(session: Session, old: Row, own: Session, gap: float) -> Session:
     session = session._replace(received_before=session.received_before - rx, sent_before=session.sent_before - tx)
     unwatched = session.unwatched + gap + own.unwatched
     return session._replace(unwatched=unwatched, endpoints=" ".join(endpoints[-ENDPOINTS_MAX:]))
+
+
+def rename(table: Table, names: Mapping[str, str], complete: bool) -> None:
+    # A name that changes makes no event. If these are not all names, a peer without one keeps its own.
+    table.names = names
+    for row in table.rows.values():
+        name = names.get(row.identity[1], "" if complete else row.name)
+        row.name, row.unsaved = name, row.unsaved or name != row.name
 
 
 def forget(table: Table, now: Moment, history_days: int) -> list[str]:
@@ -1098,6 +1248,7 @@ def event_text(event: Event) -> str:
         if event.kind == "IFDOWN":
             text += ", %d %s online" % (event.online_peers, "was" if event.online_peers == 1 else "were")
         return text
+    text += event.name + " " if event.name else ""
     text += "%s (%s) " % (short_key(event.public_key), event.endpoint or "N/A")
     if event.kind == "CHANGED":
         return text + changed_ips_text(event.allowed_ips or "", event.before)
@@ -1116,7 +1267,8 @@ def event_fields(event: Event) -> dict[str, Any]:
         if event.kind == "IFDOWN":
             fields["online_peers"] = event.online_peers
         return fields
-    fields.update(peer=event.public_key, endpoint=event.endpoint or None, allowed_ips=event.allowed_ips)
+    fields.update(peer=event.public_key, **({"name": event.name} if event.name else {}))
+    fields.update(endpoint=event.endpoint or None, allowed_ips=event.allowed_ips)
     fields.update(handshake=rfc3339(event.handshake) if event.handshake else None, online=bool(event.online))
     fields.update((name, True) for name in ("new", "first_seen") if getattr(event, name))
     if event.kind in ("ROAMING", "CHANGED"):
@@ -1154,7 +1306,7 @@ def hook_environment(record: Record) -> dict[str, str]:
     # apply is empty.
     event, session, ended = record.event, record.event.session_told, record.event.ended
     values: dict[str, Any] = {"SEQ": record.seq, "EVENT": event.kind, "TIME": int(event.wall), "IFACE": event.interface}
-    values.update(PUBKEY=event.public_key, ENDPOINT=event.endpoint, ALLOWED_IPS=event.allowed_ips)
+    values.update(PUBKEY=event.public_key, NAME=event.name, ENDPOINT=event.endpoint, ALLOWED_IPS=event.allowed_ips)
     values.update(HANDSHAKE=event.handshake or 0, ONLINE=event.online or 0, TEXT=event_text(event))
     values.update(NEW=1 if event.new else None, FIRST_SEEN=1 if event.first_seen else None)
     values.update(PREVIOUS_ENDPOINT=event.before if event.kind == "ROAMING" else None)
@@ -1177,7 +1329,7 @@ def journal_fields(record: Record, line: str) -> dict[str, str]:
         if len(ips) > JOURNAL_IPS_MAX:
             ips = ips[:JOURNAL_IPS_MAX].rpartition(",")[0]
         fields.update(WG_PEER=event.public_key, WG_ENDPOINT=event.endpoint or "", WG_ALLOWED_IPS=ips)
-        fields.update(WG_HANDSHAKE=str(event.handshake))
+        fields.update(WG_NAME=event.name or "", WG_HANDSHAKE=str(event.handshake))
     if ended is not None:
         fields.update(WG_SESSION_SECONDS="%d" % ended.length, WG_RX=str(ended.received), WG_TX=str(ended.sent))
         fields.update(WG_REASON=ended.reason)
@@ -1350,6 +1502,63 @@ class Round:
         asked = {probe.interface for probe in self.probes if probe.pid}.union(self.waiting, self.names)
         self.waiting.extend(sorted(filter(ASKABLE.fullmatch, names - asked)))
         self.names |= names
+
+
+# --- Effects: names -----------------------------------------------------------------------------------------------
+
+
+def read_text(path: str) -> str:
+    # A file with names. Waits for no FIFO or device. Errors: OSError.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > NAMES_MAX:
+            raise OSError("it is not a regular file of at most %d MiB" % (NAMES_MAX >> 20))
+        return file.read(NAMES_MAX).decode("utf-8-sig", "replace")
+
+
+NameFile = Tuple[Tuple[int, ...], Mapping[str, str], str]  # time, size and inode; names by public key; what is wrong
+
+
+class Names:
+    """What the files of PEER_NAMES say. A file with a fault keeps the names that it had."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = paths
+        self.files: dict[str, NameFile] = {}  # in the order of their precedence
+        self.known: Mapping[str, str] = {}  # of all files; another object after each change
+
+    def list_files(self) -> Iterator[str]:
+        # In the order of their precedence. A directory that cannot be listed keeps its files.
+        for path in self.paths:
+            try:
+                names = [name for name in os.listdir(path) if name[0] != "." and name.endswith((".conf", ".netdev"))]
+                yield from (path + "/" + name for name in sorted(names))
+            except OSError:
+                yield from [path, *(file for file in self.files if file.startswith(path + "/"))]
+
+    def look(self) -> list[Fault]:
+        # Reads the files that changed.
+        files = {path: self.read(path, self.files.get(path, ((), {}, ""))) for path in self.list_files()}
+        if files != self.files:
+            self.files = files
+            self.known = {key: name for _, names, _ in [*files.values()][::-1] for key, name in names.items()}
+        begins, ends = "The names from %s stay as they are: %s", "Names are read from %s again"
+        wrong = [(path, printable(path), why) for path, (_, _, why) in files.items() if why]
+        return [Fault("names", path, begins % (words, why), ends % words) for path, words, why in wrong]
+
+    def read(self, path: str, former: NameFile) -> NameFile:
+        names: dict[str, str] = {}
+        try:
+            status = os.stat(path)
+            signature = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if signature == former[0]:
+                return former
+            for _, key, name, _ in parse_names(read_text(path)):
+                names.setdefault(key, name)
+        except OSError as error:
+            return (), former[1], reason_of(error)
+        why = names.pop("", "")
+        return signature, {**former[1], **names} if why else names, why
 
 
 # --- Effects: the console -----------------------------------------------------------------------------------------
@@ -1761,12 +1970,11 @@ MONITOR = Relation(
 INTERFACES = Relation("interfaces up int, read real?, wall real", "name text")
 PEERS = Relation(
     """peers endpoint text, allowed_ips text, handshake int, shown int, made real?, rx int, tx int, past_rx int,
-    past_tx int, heard real?, sent int""",
+    past_tx int, heard real?, sent int, name text""",
     "interface text, public_key text, heard_wall real?, session int?, ended_wall real?, ended real?",
 )
-SESSION = (
-    "sessions number int, start real, began real, received_before int, sent_before int, unwatched real, endpoints text"
-)
+SESSION = """sessions number int, start real, began real, received_before int, sent_before int, unwatched real, endpoints text,
+    name text"""
 SESSIONS = Relation(SESSION, "interface text, public_key text")
 OUTCOMES = Relation(SESSION, "last_seen real?, length real?, received int?, sent int?, reason text?")
 ENDS = Relation(
@@ -1775,7 +1983,7 @@ ENDS = Relation(
 )
 EVENTS = Relation(
     """events kind text, wall real, interface text?, public_key text?, endpoint text?, allowed_ips text?,
-    handshake int?, online int?, new int?, first_seen int?""",
+    handshake int?, online int?, new int?, name text?, first_seen int?""",
     "seq int, was text?, session int?, hook int, line blob",
 )
 LINES = Relation("events seq int, line blob")
@@ -2720,9 +2928,9 @@ class Faults:
         # The faults of a reading. An interface that went cannot be read again.
         now = {(fault.kind, fault.subject) for fault in faults}
         for kind, subject in list(self.open):
-            mine = kind in ("unreadable", "invalid", "absent") and subject not in reading.others
+            mine = kind in ("unreadable", "invalid", "absent", "names") and subject not in reading.others
             if mine and (kind, subject) not in now:
-                self.end(kind, subject, silently=subject != "" and subject not in reading.interfaces)
+                self.end(kind, subject, silently=subject[:1] not in ("", "/") and subject not in reading.interfaces)
         for fault in faults:
             self.begin(fault)
 
@@ -2738,7 +2946,7 @@ class Monitor:
         self.wakeup = Wakeup()
         self.poll.register(self.wakeup.reader, select.POLLIN)
         self.hooks = HookRunner(settings.on_change_script, settings.script_timeout, self.poll, settings.script_delay)
-        self.table = Table()
+        self.table, self.names = Table(), Names(settings.peer_names)
         self.memos: dict[str, Memo] = {}  # of `wg show all dump` (""), or of single interfaces while that hangs
         self.clocks, self.faults = Clocks(self.warn), Faults(self.warn)
         self.watched: Moment | None = None  # the last reading of the run before, until the first one of this run
@@ -3116,7 +3324,11 @@ class Monitor:
         if is_whole(reading):
             self.judge_gap(now)
             self.faults.end("reading")
-        faults, last = faults_of(reading, self.table, self.settings), self.table.sessions
+        # After `wg` has answered: a peer is in its file before it is at the interface.
+        unnamed = self.names.look()
+        if self.table.names is not self.names.known:
+            rename(self.table, self.names.known, complete=not unnamed)
+        faults, last = [*faults_of(reading, self.table, self.settings), *unnamed], self.table.sessions
         # A crash must lose neither the first reading, which may change every row, nor blind time. A `wg` that is always
         # late must not cause a checkpoint at each reading.
         first = not reading.interfaces <= self.table.seen.keys() or self.late and "late" not in self.faults
@@ -3361,6 +3573,10 @@ def a_path(text: str) -> str:
     return text
 
 
+def some_paths(text: str) -> tuple[str, ...]:
+    return tuple(a_path(path.strip().rstrip("/") or "none") for path in text.split(",")) if text else ()
+
+
 # One setting. Flags, variables, help, the default file, the manual page and the READMEs follow from it.
 class Option(NamedTuple):
     variable: str
@@ -3395,6 +3611,7 @@ OPTIONS = (
     Option("SCRIPT_EVENTS", "ONLINE,OFFLINE,REMOVED", "EVENTS", kinds, "events that run the hook, separated by commas"),
     Option("STATE_PATH", "", "FILE", a_path, "the store, under /var/lib, /run or /tmp; empty: none"),
     Option("HISTORY_DAYS", "365", "DAYS", whole_number(1, 36_500, "days"), "days of history that the store keeps"),
+    Option("PEER_NAMES", "", "PATHS", some_paths, "files and directories with peers' names, separated by commas"),
     Option("DEBUG", "false", "", a_boolean, "report every step: true or false; the flag alone means true"),
 )
 
@@ -3643,6 +3860,10 @@ def findings(flags: Mapping[str, str | None], environment: Mapping[str, str]) ->
         wrong["threshold"] = Refusal(found, "a peer can come and go unseen", "use more than %d" % settings.interval)
     invalid: list[tuple[Any, int]] = [(refusal, refusal.code) for refusal in wrong.values()]
     yield from (("settings", result) for result in invalid or [(started_text(settings).partition(" | ")[2], 0)])
+    if settings.peer_names:
+        names = Names(settings.peer_names)
+        missing = [fault.begins for fault in names.look()]
+        yield "names", ("; ".join([counted(len(names.known), "name"), *missing]), EXIT_FAILURE if missing else 0)
     permission, wg = outcome(judge_permission), outcome(find_wg)
     yield from (("permission", permission), ("wg", wg))
     if not permission[1] and not wg[1]:

@@ -364,7 +364,7 @@ def test_the_mark_of_a_hook_is_kept(path: Path) -> None:
     with Watcher(path) as watcher:
         (job,) = watcher.load(at(1)).jobs
     ((line,),) = query(path, "SELECT line FROM events WHERE seq = 2")
-    peer_fields = (key("bob"), "192.0.2.1:51820", "10.0.0.1/32", int(at(-3).wall), 1, True)
+    peer_fields = (key("bob"), "192.0.2.1:51820", "10.0.0.1/32", int(at(-3).wall), 1, True, None)
     session = Session(2, at(-3).wall, at(-3).boot, 0, 0, 0.0, "192.0.2.1:51820")
     assert job == Record(2, Event("ONLINE", at(0).wall, "wg0", *peer_fields, session), line, HOOK_DUE)
 

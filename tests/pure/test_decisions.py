@@ -19,6 +19,7 @@ from values import (
     figures,
     identity,
     ids,
+    key,
     peer_line,
     plain,
     play,
@@ -545,6 +546,13 @@ def row_of(name: str = "alice", iface: str = "wg0", **fields: Any) -> Row:
     return row
 
 
+def called(name: str, peer: str = "alice", **fields: Any) -> Row:
+    """A row of a peer with a name."""
+    row = row_of(peer, **fields)
+    row.name = name
+    return row
+
+
 SESSION = Session(1, 1000.0, -50.0, 1, 2, 0.0, "here")
 UP, DOWN = Interface(True, 0.0, START.wall), Interface(False, 0.0, START.wall)
 DAY = 86_400.0
@@ -988,6 +996,49 @@ STEPS = [
         {"wg1": 5.0},
     ),
     Call("without an earlier run there is no gap", "gaps_of", (table_of(), ["wg0"], NOW, 61.0), {}),
+    Call(
+        "a new name replaces the former one, and the row is saved",
+        "rename",
+        (changed(table_of(called("a")), names={}), {key("alice"): "b", key("bob"): "c"}, True),
+        None,
+        changed(table_of(called("b", unsaved=True)), names={key("alice"): "b", key("bob"): "c"}),
+    ),
+    Call(
+        "a name that is gone is forgotten",
+        "rename",
+        (changed(table_of(called("a")), names={key("alice"): "a"}), {}, True),
+        None,
+        changed(table_of(called("", unsaved=True)), names={}),
+    ),
+    Call(
+        "a name that may only be unreadable stays",
+        "rename",
+        (changed(table_of(called("a"), called("b", "bob")), names={}), {key("bob"): "d"}, False),
+        None,
+        changed(table_of(called("a"), called("d", "bob", unsaved=True)), names={key("bob"): "d"}),
+    ),
+    Call(
+        "the same name saves nothing",
+        "rename",
+        (table_of(called("a"), called("b", "bob", unsaved=True)), {key("alice"): "a", key("bob"): "b"}, True),
+        None,
+        changed(table_of(called("a"), called("b", "bob", unsaved=True)), names={key("alice"): "a", key("bob"): "b"}),
+    ),
+    Call(
+        "an event has the peer's name",
+        "event_of",
+        ("REMOVED", called("a"), NOW),
+        Event("REMOVED", NOW.wall, *ALICE, "", "", 1000, 0, name="a"),
+    ),
+    Call(
+        "a new peer has the name that its key has",
+        "add_peer",
+        (changed(table_of(), names={key("alice"): "a"}), PeerLine(ALICE, 1, 2, 0, "", ""), NOW, chosen()),
+        Event("OFFLINE", NOW.wall, *ALICE, "", "", 0, 0, new=True, name="a"),
+        changed(
+            table_of(called("a", rx=1, tx=2, handshake=0, shown=0, made=NEVER, sent=2, unsaved=True)), names={key("alice"): "a"}
+        ),
+    ),
     Call("an interface that is up stays known", "forget", (with_alice(wg0=UP), at(9 * DAY), 7), []),
     Call("an interface that disappeared lately stays known", "forget", (with_alice(wg0=DOWN), at(7 * DAY), 7), []),
     Call(
@@ -1103,6 +1154,12 @@ TAKEN_OVER = [
         table_of(row_of(session=SESSION), row_of("carol")),
         table_of(row_of("bob"), row_of("carol")),
         frozenset([ALICE]),
+    ),
+    taken_over(
+        "a name that the store remembers is compared with the present one",
+        changed(table_of(called("b", "bob")), names={key("bob"): "b"}),
+        table_of(called("a")),
+        changed(table_of(called("b", "bob"), called("a")), names={}),
     ),
     taken_over(
         "a peer that was removed and added again is as this run knows it",

@@ -66,6 +66,18 @@ EXAMPLES = [
         "2023-10-27 10:45:00 OFFLINE [wg0] AbC1dEf2...4xYz5678 (192.168.1.50:51820) [IP: 10.0.0.1] (handshake: 10:01:25)\n",
     ),
     Line(
+        "a peer with a name",
+        peer_event("ONLINE", clock("11:15:20"), "11:15:15", SESSION, name="alice-laptop"),
+        "2023-10-27 11:15:20 ONLINE  [wg0] alice-laptop AbC1dEf2...4xYz5678 (192.168.1.50:51820) [IP: 10.0.0.1]"
+        " (handshake: 11:15:15)\n",
+    ),
+    Line(
+        "roaming of a peer with a name",
+        peer_event("ROAMING", TEN, endpoint="[2001:db8::1]:9", before="192.168.1.50:51820", name="Zoë"),
+        "2023-10-27 10:00:00 ROAMING [wg0] Zoë AbC1dEf2...4xYz5678 ([2001:db8::1]:9) [IP: 10.0.0.1]"
+        " from 192.168.1.50:51820\n",
+    ),
+    Line(
         "a known peer online",
         peer_event("ONLINE", clock("11:15:20"), "11:15:15", SESSION),
         "2023-10-27 11:15:20 ONLINE  [wg0] AbC1dEf2...4xYz5678 (192.168.1.50:51820) [IP: 10.0.0.1] (handshake: 11:15:15)\n",
@@ -300,7 +312,7 @@ SYSTEM = {"PATH": "/usr/bin:/usr/sbin:/bin:/sbin", "LANG": "C.UTF-8", "HOME": "/
 SHORT = "AbC1dEf2...4xYz5678"
 SHAKEN = "(192.168.1.50:51820) [IP: 10.0.0.1] (handshake: 10:01:25)"
 NOTHING = {
-    "PEER_SEQ": "12", "PEER_TIME": str(TEN), "PEER_IFACE": "wg0", "PEER_PUBKEY": "", "PEER_ENDPOINT": "",
+    "PEER_SEQ": "12", "PEER_TIME": str(TEN), "PEER_IFACE": "wg0", "PEER_PUBKEY": "", "PEER_NAME": "", "PEER_ENDPOINT": "",
     "PEER_ALLOWED_IPS": "", "PEER_HANDSHAKE": "0", "PEER_ONLINE": "0", "PEER_NEW": "", "PEER_FIRST_SEEN": "",
     "PEER_PREVIOUS_ENDPOINT": "", "PEER_REASON": "", "PEER_LAST_SEEN": "", "PEER_SESSION": "",
     "PEER_SESSION_START": "", "PEER_SESSION_SECONDS": "", "PEER_SESSION_RX": "", "PEER_SESSION_TX": "",
@@ -336,6 +348,11 @@ ENVIRONMENTS = [
         "a known peer online",
         peer_event("ONLINE", TEN, session=SESSION),
         {**IN_SESSION, "PEER_TEXT": "ONLINE  [wg0] %s %s" % (SHORT, SHAKEN)},
+    ),
+    (
+        "a peer with a name",
+        peer_event("ONLINE", TEN, session=SESSION, name="Zoë"),
+        {**IN_SESSION, "PEER_NAME": "Zoë", "PEER_TEXT": "ONLINE  [wg0] Zoë %s %s" % (SHORT, SHAKEN)},
     ),
     (
         "a known peer at an address where it was before",

@@ -40,6 +40,8 @@ ACCEPTED = [
     Given("a path", "LOG_PATH", "/var/log/other.log", "/var/log/other.log"),
     Given("a path with a space", "ON_CHANGE_SCRIPT", "/usr/local/lib/my hook", "/usr/local/lib/my hook"),
     Given("a path in other scripts", "STATE_PATH", "/var/lib/größe/状态.db", "/var/lib/größe/状态.db"),
+    Given("a file of names", "PEER_NAMES", "/etc/wireguard/clients.txt", ("/etc/wireguard/clients.txt",)),
+    Given("files and directories", "PEER_NAMES", "/b/, /a a", ("/b", "/a a")),
     Given("true", "DEBUG", "true", True),
     Given("yes", "DEBUG", "yes", True),
     Given("1", "DEBUG", "1", True),
@@ -91,6 +93,10 @@ REJECTED = [Rejected("%s as %s" % (what, variable), variable, text) for variable
     Rejected("a hook by a relative path", "ON_CHANGE_SCRIPT", "./hook"),
     Rejected("a hook in the home directory", "ON_CHANGE_SCRIPT", "~/hook"),
     Rejected("a store by a relative path", "STATE_PATH", "state.db"),
+    Rejected("names by a relative path", "PEER_NAMES", "/etc/wireguard,names"),
+    Rejected("names at an empty path", "PEER_NAMES", "/etc/wireguard,"),
+    Rejected("names everywhere", "PEER_NAMES", "/"),
+    Rejected("names with a line end", "PEER_NAMES", "/etc/wire\nguard"),
     Rejected("neither true nor false", "DEBUG", "maybe"),
     Rejected("2", "DEBUG", "2"),
 ]
@@ -215,6 +221,7 @@ def test_defaults() -> None:
         script_events=frozenset(["ONLINE", "OFFLINE", "REMOVED"]),
         state_path="",
         history_days=365,
+        peer_names=(),
         debug=False,
         names=names(),
     )

@@ -295,7 +295,7 @@ def test_the_page_lists_the_ids_of_the_journal() -> None:
 
 def test_the_page_lists_the_fields_of_the_journal() -> None:
     ended = wg_monitor.Ended(wg_monitor.Session(1, 0.0, 0.0, 0, 0, 0.0, ""), 0.0, 1.0, 1, 1, "idle")
-    event = wg_monitor.Event("OFFLINE", 0.0, "wg0", "key", "1.2.3.4:5", "10.0.0.1/32", 1, 0, ended=ended)
+    event = wg_monitor.Event("OFFLINE", 0.0, "wg0", "key", "1.2.3.4:5", "10.0.0.1/32", 1, 0, name="a", ended=ended)
     fields = wg_monitor.journal_fields(wg_monitor.Record(1, event, b"", wg_monitor.HOOK_NONE), "text")
     section = read("docs/journal.md").split("## Fields")[1].split("## ")[0]
     listed = re.findall("`([A-Z_]+)`", "".join(re.findall(r"^\| ([^|]*) \|", section, re.M)))

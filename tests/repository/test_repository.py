@@ -83,7 +83,7 @@ def test_the_daemon_imports_the_reports_in_one_place_only() -> None:
 
 
 # A promise to whoever reads the module before it runs as root.
-CODE_LINES_MAX, STATEMENTS_MAX = 2_900, 2_740
+CODE_LINES_MAX, STATEMENTS_MAX = 3_050, 2_865
 
 
 def code_lines(source: str) -> Set[int]:
