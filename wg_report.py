@@ -1462,14 +1462,96 @@ def sessions(words: Sequence[str]) -> int:
     return 0
 
 
+# --- The command names --------------------------------------------------------------------------------------------
+
+
+# A name in a file, or a peer without one.
+class Entry(NamedTuple):
+    name: str
+    key: str
+    file: str
+    line: int | None  # of the section, in a configuration
+    rule: str
+    note: str
+
+
+def known_keys(path: str) -> set[str]:
+    """The keys of the peers that exist: in the store, or without one, in a run of `wg`. Errors: Refusal, OSError."""
+    if os.path.lexists(path):
+        return {key for _, key in Store("", path).present.names}
+    probed = run_wg()
+    blocks, complaints = probed.probe.blocks(probed.answer.size), probed.answer.complaints
+    reading = wg_monitor.parse(blocks, complaints, wg_monitor.Memo(), (), frozenset())
+    return {key for _, key in reading.present or ()}
+
+
+def entries_of(paths: Sequence[str], keys: set[str], notes: list[str]) -> Iterator[Entry]:
+    first: dict[str, str] = {}  # where the name stands that counts
+    for path in wg_monitor.Names(paths).list_files():
+        try:
+            text = wg_monitor.read_text(path)
+        except OSError as error:
+            notes.append("%s: %s." % (printable(path), wg_monitor.reason_of(error)))
+            continue
+        lines: dict[str, int] = {}
+        for number, line in enumerate(text.split("\n") if wg_monitor.JSON_START.match(text) else (), 1):
+            lines.update((key, number) for key in wg_monitor.PUBLIC_KEY.findall(line) if key not in lines)
+        for number, key, name, rule in wg_monitor.parse_names(text):
+            if not key:
+                notes.append("%s: %s." % (printable(path), name))
+                continue
+            number = number or lines.get(key, 0)
+            note = "a second name: %s counts" % first[key] if key in first else "" if key in keys else "no such peer"
+            first.setdefault(key, "%s:%d" % (path, number))
+            yield Entry(name, key, path, number or None, rule, note)
+    yield from (Entry("", key, "", None, "", "no name") for key in sorted(keys - first.keys()))
+
+
+def names(words: Sequence[str]) -> int:
+    parser = new_parser("names", "Show where the names of peers come from, and which peers have none.", common=False)
+    parser.add_argument("instance", nargs="?", help="take the settings of wg-monitor@INSTANCE, not of wg-monitor")
+    parser.add_argument("--peer-names", metavar="PATHS", help="files and directories, instead of those in PEER_NAMES")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.epilog = EXIT_CODES.replace(" or an unknown peer", "")
+    options = parser.parse_args(words)
+    environment, wrong, notes = wg_monitor.settings_of_unit(options.instance)[0], {}, []  # type: Any, Any, list[str]
+    settings = wg_monitor.parse_settings({"peer_names": options.peer_names}, environment, wrong)
+    if "peer_names" in wrong:
+        raise wrong["peer_names"]
+    if not settings.peer_names:
+        raise Refusal("PEER_NAMES is not set", "no file gives names to peers", "set it, or use --peer-names")
+    keys = known_keys(settings.state_path)
+    entries = list(entries_of(settings.peer_names, keys, notes))
+    named = len(keys & {entry.key for entry in entries if entry.name})
+    if options.json:
+        write_json(entry._asdict() for entry in entries)
+    elif entries:
+        layout = Table(NAME_COLUMNS, entries)
+        print("".join(line + "\n" for line in map(layout.row, [None, *entries])), end="")
+        notes = ["%d of %s have a name." % (named, wg_monitor.counted(len(keys), "peer")), *notes]
+        notes += ["Too narrow for: %s. --json shows all." % ", ".join(layout.gone)] * bool(layout.gone)
+    show_notes(notes, not options.json)
+    return 0
+
+
+NAME_COLUMNS = [
+    Column("NAME", lambda e: printable(e.name), colour=YELLOW_BOLD),
+    Column("KEY", lambda e: clean(e.key), 2, lambda e: wg_monitor.short_key(e.key)),
+    Column("FILE", lambda e: printable(e.file), 1, lambda e: printable(os.path.basename(e.file))),
+    Column("LINE", lambda e: str(e.line or ""), right=True),
+    Column("RULE", lambda e: e.rule, 4),
+    Column("NOTE", lambda e: printable(e.note), 3, lambda e: e.note.partition(":")[0]),
+]
+
+
 # --- The command line ---------------------------------------------------------------------------------------------
 
 EXIT_OFFLINE = 3
 EXIT_CODES = "Exit codes: 0 done, 1 failure or an unknown peer, 2 invalid usage, 4 not permitted."
 
 
-def new_parser(command: str, description: str) -> Any:
-    # With the options that both commands have.
+def new_parser(command: str, description: str, common: bool = True) -> Any:
+    # With the options that `status` and `sessions` have in common.
     import argparse
 
     class Parser(argparse.ArgumentParser):
@@ -1478,6 +1560,8 @@ def new_parser(command: str, description: str) -> Any:
 
     parser = Parser("wg-monitor " + command, allow_abbrev=False, description=description)
     parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
+    if not common:
+        return parser
     stores = "read this store; repeatable; NAME becomes a column; default: those in " + STORES
     more: dict[str, Any] = {"action": "append", "default": []}
     parser.add_argument("--peer", metavar="PEER", help="a name, a key, or the beginning of a key; repeatable", **more)
@@ -1520,7 +1604,7 @@ def reconfigure(**how: str) -> None:
         sys.stdout.reconfigure(**how)
 
 
-COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"status": status, "sessions": sessions}
+COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"status": status, "sessions": sessions, "names": names}
 
 
 def main(words: Sequence[str]) -> int:
