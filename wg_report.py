@@ -16,6 +16,7 @@ Exit codes: 0 done, 1 failure or an unknown peer, 2 invalid usage, 3 a queried p
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -697,38 +698,19 @@ SESSIONS = """SELECT interface, public_key, name, number, start, last_seen, leng
     WHERE start <= ? AND (last_seen IS NULL OR last_seen >= ?) AND number > ? AND number < ?"""
 
 
-# What a store says about the present.
-class Present(NamedTuple):
-    last: float  # the last reading
-    boot: float  # the same on the boot clock
-    boot_id: str
-    monitor: str  # the process that runs, in words; "" = none
-    since: float  # the first time that somebody watched
-    rule: tuple[int, int, str, str] | None  # interval, threshold, liveness, interfaces; None = an old store
-    names: Mapping[Key, str]
-    newest: int  # the number of the last session
-    sessions: Mapping[int, tuple[float, int, int]]  # the open ones by number: when they began, bytes received and sent
-    changes: Sequence[Change]  # in order
-    gaps: Sequence[Gap]
-
-    def is_watching(self, now: float) -> bool:
-        # A monitor that runs may be blind.
-        return self.monitor != "" and (self.rule is None or now - self.last <= 2 * self.rule[0] + 1)
-
-
 # A database that somebody else writes. It is opened for each question anew, so that no transaction stays open while
 # the output blocks. Nothing is written, not even by a lock of ours or a checkpoint. Errors: Refusal, OSError.
 class Store:
     def __init__(self, gateway: str, path: str) -> None:
         self.gateway, self.path, self.version = gateway, os.path.abspath(path), 0
         self.monitor = wg_monitor.use_of(self.path + ".lock").partition("by ")[2]  # the process that runs; "" = none
-        self.found: Present | None = None
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):
                 raise self.refusal("is no store", "it is not a regular file")
-            os.close(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC))
         except FileNotFoundError:
             raise self.refusal("does not exist", "no monitor has written it") from None
+        if not os.access(self.path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), self.path)
         self.version = int(self.ask("PRAGMA user_version")[0][0])
         tables = {row[0] for row in self.ask("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables >= wg_monitor.TABLES or self.version < 1:
@@ -736,6 +718,37 @@ class Store:
         if self.version > wg_monitor.SCHEMA:
             why = "it has schema %d, this one knows %d" % (self.version, wg_monitor.SCHEMA)
             raise self.refusal("was written by a newer wg_monitor", why, "install that version")
+        note: dict[str, str] = {}  # from the small file, before the database: if they differ, the database is newer
+        flags = os.O_NONBLOCK | os.O_NOFOLLOW
+        with suppress(OSError), open(
+            self.path + ".last", "rb", opener=lambda path, f: os.open(path, f | flags)
+        ) as file:
+            text = file.read(wg_monitor.NOTE_SIZE).decode("ascii", "replace")
+            note = dict(pair.partition("=")[::2] for pair in text.split())
+        self.read(partial(self.load, note))
+
+    def load(self, note: Mapping[str, str], database: Any) -> None:
+        # What the store says about the present. `last`, `boot`: the last reading, on both clocks.
+        saved = rows(database, "real real text text text", "SELECT wall, boot, boot_id, id, '' || stamp FROM monitor")
+        wall, boot, *save = saved[0] if saved else (0.0, 0.0, "", "", "")
+        if save[1] and [note.get(name) for name in ("boot_id", "id", "stamp")] == save:
+            wall, boot = note["wall"], note["boot"]
+        self.last, self.boot, self.boot_id = float(wall), float(boot), str(save[0])
+        statement = "SELECT interface, public_key, name FROM peers"
+        self.names: dict[Key, str] = {row[:2]: row[2] for row in rows(database, "text text text", statement)}
+        self.newest = rows(database, "int?", "SELECT max(number) FROM sessions")[0][0] or 0  # the last session's number
+        statement = """SELECT number, began, max(0, past_rx + rx - received_before), max(0, past_tx + tx - sent_before)
+            FROM peers JOIN sessions ON number = peers.session AND reason IS NULL"""
+        self.open = {row[0]: row[1:] for row in rows(database, "int real int int", statement)}
+        statement = "SELECT interface, public_key, since, ips FROM allowed_ips ORDER BY number"
+        self.changes = rows(database, "text text real text?", statement)
+        statement = "SELECT interface, start, stop, why FROM unwatched WHERE stop > start ORDER BY start"
+        self.gaps = [Gap(self.gateway, *gap) for gap in rows(database, "text? real real text", statement)]
+        statement = "SELECT interval, threshold, liveness, interfaces FROM runs ORDER BY number DESC LIMIT 1"
+        self.rule = (rows(database, "int int text text", statement) or [None])[0]  # None = an old store does not say
+        firsts = "SELECT min(start) FROM runs UNION SELECT min(start) FROM sessions UNION SELECT min(wall) FROM events"
+        begins = [first for (first,) in rows(database, "real?", firsts) if first is not None]
+        self.since = min([*begins, self.last])  # the first time that somebody watched
 
     def refusal(self, what: str, why: str, remedy: str = "name a store, such as %s/state.db" % STORES) -> Refusal:
         return Refusal("%s %s" % (printable(self.path), what), why, remedy, EXIT_FAILURE)
@@ -772,36 +785,26 @@ class Store:
         status = os.stat(self.path)
         return status.st_ino, status.st_size, status.st_mtime_ns
 
-    @property
-    def present(self) -> Present:
-        # As it was at the first use.
-        if self.found is None:
-            note: dict[str, str] = {}  # from the small file, before the database: if they differ, the database is newer
-            with suppress(OSError), open(self.path + ".last", "rb") as file:
-                text = file.read(wg_monitor.NOTE_SIZE).decode("ascii", "replace")
-                note = dict(pair.partition("=")[::2] for pair in text.split())
-            self.found = self.read(lambda database: present_of(database, note, self.monitor, self.gateway))
-        return self.found
-
     def history(self, query: Query, now: float) -> History:
         old = "%s is of an older version, which did not record when nobody watched." % printable(self.path)
-        watched = Period(self.present.since, self.present.last)
-        gaps = [gap for gap in self.present.gaps if not query.interfaces or gap.interface in (None, *query.interfaces)]
+        watched = Period(self.since, self.last)
+        gaps = [gap for gap in self.gaps if not query.interfaces or gap.interface in (None, *query.interfaces)]
         notes = [old] if self.version < 3 else []
         return History(self.gateway, self.path, watched, gaps, partial(self.sessions, query, now), notes)
 
     def is_watching(self, now: float) -> bool:
-        return self.present.is_watching(now)
+        # A monitor that runs may be blind.
+        return self.monitor != "" and (self.rule is None or now - self.last <= 2 * self.rule[0] + 1)
 
     def sessions(self, query: Query, now: float, period: Period) -> Iterator[Session]:
         """Those that a query asks for and that overlap a period, in the order of their beginnings."""
-        held = holders_of(query.address, self.present.changes) if query.address else {}
-        wanted, convert = chooser(query, held, period, now), converter(self.gateway, self.present, now)
+        held = holders_of(query.address, self.changes) if query.address else {}
+        wanted, convert = chooser(query, held, period, now), self.converter(now)
         where, values = condition(query, held)
         statement = SESSIONS + where + " ORDER BY number%s LIMIT %d" % (" DESC" if query.last else "", BATCH)
         # The numbers have the order of the beginnings, but for sessions that began between the same readings.
         kept: list[Session] = []
-        after, before, more = -1, self.present.newest + 1, True  # whether younger ones go on is unknown
+        after, before, more = -1, self.newest + 1, True  # whether younger ones go on is unknown
         while more:
             limits = [period.until, period.since, after, before, *values]
             batch = self.read(partial(lambda limits, db: list(map(convert, db.execute(statement, limits))), limits))
@@ -816,49 +819,53 @@ class Store:
 
     def find(self, text: str) -> set[str]:
         """The keys of the peers that a text means: a name, a key, the beginning of a key, or a short key."""
-        named = {key for (_, key), name in self.present.names.items() if text == name}
+        named = {key for (_, key), name in self.names.items() if text == name}
         named = named or {key for (key,) in self.ask("SELECT DISTINCT public_key FROM sessions WHERE name = ?", [text])}
         first = text.partition("...")[0]
         if named or not first:
             return named
         statement = "SELECT DISTINCT public_key FROM sessions WHERE public_key >= ? AND public_key < ?"
         keys = {key for (key,) in self.ask(statement, [first, first + "~"])}
-        keys |= {change[1] for change in self.present.changes} | {key for _, key in self.present.names}
+        keys |= {change[1] for change in self.changes} | {key for _, key in self.names}
         return one_key(text, {key for key in keys if means(text, key)})
+
+    def converter(self, now: float) -> Callable[[Any], Session]:
+        # Makes a session of a row.
+        state_now = ONLINE if self.is_watching(now) else UNKNOWN
+        gateway = self.gateway
+        ips: dict[Key, list[tuple[float, str | None]]] = {}
+        for interface, key, since, networks in self.changes:
+            ips.setdefault((interface, key), []).append((since, networks))
+
+        def convert(row: Any) -> Session:
+            interface, key, name, number, start, until, length, endpoints, received, sent, unwatched, reason = row
+            state = ENDED
+            if reason is None:
+                state, reason, until, length = UNKNOWN, "", start, 0.0
+                if number in self.open:
+                    began, received, sent = self.open[number]
+                    state, until, length = state_now, self.last, max(0.0, self.boot - began)
+            _ = interface + key + name + endpoints + reason, unwatched + (received or 0) + (sent or 0)  # or a TypeError
+            if not (0 <= start <= EPOCH_MAX and 0 <= until <= EPOCH_MAX and 0 <= length <= EPOCH_MAX):
+                raise ValueError("session %d has an impossible time" % number)
+            changes = ips.get((interface, key), ())
+            allowed = (changes[0][1] if len(changes) == 1 else ips_at(changes, start)) or ""
+            figures = (tuple(endpoints.split(" ") if endpoints else ()), allowed, received, sent, unwatched, reason)
+            # Calling the class itself takes a third longer.
+            return tuple.__new__(
+                Session, (gateway, interface, key, name, number, start, until, state, length, *figures)
+            )
+
+        return convert
 
 
 def rows(database: Any, kinds: str, statement: str) -> list[Any]:
     # SQLite's columns hold any type. `kinds`: text, int or real for each, with a `?` if it may be NULL.
-    expected = [
-        (wg_monitor.KINDS[kind.rstrip("?")], type(None) if kind.endswith("?") else ()) for kind in kinds.split()
-    ]
+    expected = [(wg_monitor.KINDS[kind.rstrip("?")], type(None) if "?" in kind else ()) for kind in kinds.split()]
     found = database.execute(statement).fetchall()
     if not all(all(map(isinstance, row, expected)) for row in found):
         raise ValueError("a row has a foreign shape")
     return list(found)
-
-
-def present_of(database: Any, note: Mapping[str, str], monitor: str, gateway: str) -> Present:
-    saved = rows(database, "real real text int text", "SELECT wall, boot, id, stamp, boot_id FROM monitor")
-    wall, boot, *save = saved[0] if saved else (0.0, 0.0, "", 0, "")
-    if save[0] and [note.get(name) for name in ("id", "stamp", "boot_id")] == [str(value) for value in save]:
-        wall, boot = float(note["wall"]), float(note["boot"])
-    names = {
-        row[:2]: row[2] for row in rows(database, "text text text", "SELECT interface, public_key, name FROM peers")
-    }
-    newest = rows(database, "int?", "SELECT max(number) FROM sessions")[0][0] or 0
-    statement = """SELECT number, began, max(0, past_rx + rx - received_before), max(0, past_tx + tx - sent_before)
-        FROM peers JOIN sessions ON number = peers.session AND reason IS NULL"""
-    sessions = {row[0]: row[1:] for row in rows(database, "int real int int", statement)}
-    statement = "SELECT interface, public_key, since, ips FROM allowed_ips ORDER BY number"
-    changes = rows(database, "text text real text?", statement)
-    statement = "SELECT interface, start, stop, why FROM unwatched WHERE stop > start ORDER BY start"
-    gaps = [Gap(gateway, *gap) for gap in rows(database, "text? real real text", statement)]
-    statement = "SELECT interval, threshold, liveness, interfaces FROM runs ORDER BY number DESC LIMIT 1"
-    rule = (rows(database, "int int text text", statement) or [None])[0]
-    firsts = "SELECT min(start) FROM runs UNION SELECT min(start) FROM sessions UNION SELECT min(wall) FROM events"
-    since = min([first for (first,) in rows(database, "real?", firsts) if first is not None], default=wall)
-    return Present(wall, boot, str(save[2]), monitor, min(since, wall), rule, names, newest, sessions, changes, gaps)
 
 
 def condition(query: Query, held: Iterable[Key]) -> tuple[str, list[Any]]:
@@ -872,36 +879,6 @@ def condition(query: Query, held: Iterable[Key]) -> tuple[str, list[Any]]:
         where += " AND (instr(endpoints, ?) OR +public_key IN (%s))" % ", ".join("?" * len(holders))
         values += [query.address, *holders]
     return where, values
-
-
-def converter(gateway: str, present: Present, now: float) -> Callable[[Any], Session]:
-    # Makes a session of a row.
-    state_now = ONLINE if present.is_watching(now) else UNKNOWN
-    ips: dict[Key, list[tuple[float, str | None]]] = {}
-    for interface, key, since, networks in present.changes:
-        ips.setdefault((interface, key), []).append((since, networks))
-
-    def convert(row: Any) -> Session:
-        interface, key, name, number, start, until, length, endpoints, received, sent, unwatched, reason = row
-        state = ENDED
-        if reason is None:
-            state, reason, until, length = UNKNOWN, "", start, 0.0
-            if number in present.sessions:
-                began, received, sent = present.sessions[number]
-                state, until, length = state_now, present.last, max(0.0, present.boot - began)
-        (
-            interface + key + name + endpoints + reason,
-            unwatched + (received or 0) + (sent or 0),
-        )  # TypeError: of a foreign type
-        if not (0 <= start <= EPOCH_MAX and 0 <= until <= EPOCH_MAX and 0 <= length <= EPOCH_MAX):
-            raise ValueError("session %d has an impossible time" % number)
-        changes = ips.get((interface, key), ())
-        allowed = (changes[0][1] if len(changes) == 1 else ips_at(changes, start)) or ""
-        figures = (tuple(endpoints.split(" ") if endpoints else ()), allowed, received, sent, unwatched, reason)
-        # Calling the class itself takes a third longer.
-        return tuple.__new__(Session, (gateway, interface, key, name, number, start, until, state, length, *figures))
-
-    return convert
 
 
 def ips_at(changes: Sequence[tuple[float, str | None]], wall: float) -> str | None:
@@ -1022,10 +999,7 @@ class Peer(NamedTuple):
     sent: int | None
 
 
-# A run of `wg show all dump`, to be parsed for each store.
-class Probed(NamedTuple):
-    probe: wg_monitor.Probe
-    answer: wg_monitor.Answer
+Probed = Tuple[wg_monitor.Probe, wg_monitor.Answer]  # a run of `wg show all dump`, to be parsed for each store
 
 
 def run_wg() -> Probed:
@@ -1041,7 +1015,7 @@ def run_wg() -> Probed:
         answer = probe.answer()
     if answer.why:
         raise Refusal("wg gave no answer", answer.why, "try 'wg show'", EXIT_FAILURE)
-    return Probed(probe, answer)
+    return probe, answer
 
 
 # Loads the state table as the monitor does, without the lock and the files of a writer.
@@ -1058,17 +1032,18 @@ def peers_of(store: Store | None, probed: Probed | None, now: wg_monitor.Moment)
     """The peers as the store shows them; with a run of `wg`, as the monitor would see them in its next reading."""
     names: Mapping[Key, str] = {}
     table, saved = wg_monitor.Table(), {}
-    if store is not None and store.present.rule is not None:  # the threshold of the monitor, not a guess
-        saved = dict(zip(("INTERVAL", "THRESHOLD", "LIVENESS", "INTERFACE"), map(str, store.present.rule)))
+    if store is not None and store.rule is not None:  # the threshold of the monitor, not a guess
+        saved = dict(zip(("INTERVAL", "THRESHOLD", "LIVENESS", "INTERFACE"), map(str, store.rule)))
     settings = wg_monitor.parse_settings({}, saved)
     if store is not None:
-        rebooted = None if store.present.boot_id in ("", wg_monitor.boot_id()) else now
+        rebooted = None if store.boot_id in ("", wg_monitor.boot_id()) else now
         table = store.read(lambda database: Loader(database).table(settings.interface, rebooted))
-        names = store.present.names
+        names = store.names
     if probed is not None:
-        blocks, complaints = probed.probe.blocks(probed.answer.size), probed.answer.complaints
-        reading = wg_monitor.parse(blocks, complaints, wg_monitor.Memo(), (), settings.interface)
-        wg_monitor.decide(table, reading, probed.answer.at, settings)
+        probe, answer = probed
+        blocks, memo = probe.blocks(answer.size), wg_monitor.Memo()
+        reading = wg_monitor.parse(blocks, answer.complaints, memo, (), settings.interface)
+        wg_monitor.decide(table, reading, answer.at, settings)
     peers = []
     for key, row in table.rows.items():
         session, received, sent = row.session, None, None  # type: Any, int | None, int | None
@@ -1126,11 +1101,10 @@ def heading(name: str, peers: Sequence[Peer], up: bool, store: Store | None, now
     parts += [] if up else ["the interface is down"]
     if store is None:
         return ", ".join([*parts, "no store: since when is unknown"])
-    present = store.present
-    since = max([present.since, *(gap.stop for gap in present.gaps if gap.interface in (None, name))])
-    trouble = "the monitor reads nothing" if present.monitor else "no monitor runs"
-    parts.append("watched since %s" % zone.stamp(since)[:16] if present.is_watching(now) else trouble)
-    parts.append("last reading %s ago" % wg_monitor.duration(now - present.last) if present.last else "no reading yet")
+    since = max([store.since, *(gap.stop for gap in store.gaps if gap.interface in (None, name))])
+    trouble = "the monitor reads nothing" if store.monitor else "no monitor runs"
+    parts.append("watched since %s" % zone.stamp(since)[:16] if store.is_watching(now) else trouble)
+    parts.append("last reading %s ago" % wg_monitor.duration(now - store.last) if store.last else "no reading yet")
     return ", ".join(parts)
 
 
@@ -1178,7 +1152,7 @@ def status(words: Sequence[str]) -> int:
             chosen = [p for p in peers if p.online >= options.online and p.online <= (not options.offline)]
             shown.append((store, name, text, chosen))
     if options.json:
-        write_json(peer_fields(p, s and s.present.last, zone) for s, _, _, peers in shown for p in peers)
+        write_json(peer_fields(p, s and s.last, zone) for s, _, _, peers in shown for p in peers)
     else:
         layout = Table(peer_columns(now.wall), [peer for *_, peers in shown for peer in peers], "  ")
         for store, name, text, peers in shown:
