@@ -105,11 +105,44 @@ def test_a_store_that_was_stopped_cleanly_has_no_new_file(tmp_path: Path) -> Non
     assert files(path) == before
 
 
+def test_files_that_another_reader_leaves_are_tolerated(place: Place) -> None:
+    """SQLite's own program leaves a log and its index beside a store that was stopped cleanly."""
+    need("sqlite3")
+    place.device(peers=[online(1)])
+    path = place.path / "state.db"
+    assert running(place, path).stop() == 0
+    subprocess.run(["sqlite3", "-readonly", str(path), "SELECT count(*) FROM sessions"], stdout=subprocess.DEVNULL, check=True)
+    assert {"state.db-shm", "state.db-wal"} <= set(files(path))
+    ask_everything(path)
+    again = place.start("--state-path", str(path), "--threshold", "7200")
+    again.match(r"\[WARN\] Not watching from .*")
+    ask_everything(path)
+    assert again.stop() == 0
+    assert not [line for line in again.trail() if "cannot be used" in line or "ERROR" in line]
+
+
 def test_a_read_only_directory_is_enough(place: Place) -> None:
     """As an auditor has it on a disk that cannot be written."""
     [path] = story(place.path / "state.db")
     enter = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"']
     assert run("sessions", "--store", str(path), behind=[*enter, str(place.path)]).lines[-2] == "3 sessions of 3 peers."
+
+
+def test_a_pipe_in_place_of_a_file_does_not_block(tmp_path: Path) -> None:
+    [path] = story(tmp_path / "state.db")
+    Path(str(path) + ".last").unlink()
+    os.mkfifo(str(path) + ".last")
+    assert run("status", "--store", str(path)).code == 0
+    os.mkfifo(str(tmp_path / "pipe.db"))
+    assert "is no store: it is not a regular file" in run("status", "--store", str(tmp_path / "pipe.db")).err
+
+
+def test_locks_of_a_monitor_in_the_same_process_stay(tmp_path: Path) -> None:
+    """A descriptor of the database that is closed drops all locks that its process has on it."""
+    for path in story(tmp_path / "state.db"):
+        report("sessions", "--store", str(path))
+        locks = Path("/proc/locks").read_text()
+        assert re.search(r"POSIX .* %d \S+:%d " % (os.getpid(), path.stat().st_ino), locks)
 
 
 def test_a_monitor_that_starts_meanwhile_is_noticed(tmp_path: Path) -> None:
