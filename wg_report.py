@@ -909,7 +909,7 @@ class Column(NamedTuple):
 # longer.
 class Table:
     def __init__(self, columns: Sequence[Column], first: Sequence[Any], indent: str = "") -> None:
-        self.room, self.indent, self.paint = get_terminal_size().columns - len(indent), indent, Paint()
+        self.room, self.indent, self.paint = max(1, get_terminal_size().columns - len(indent)), indent, Paint()
         self.gone: list[str] = []  # the titles of columns that gave way
         self.columns = list(columns)
         self.widths = [self.measure(column, first) for column in columns]
@@ -937,21 +937,16 @@ class Table:
             line = "  ".join(self.paint(c, o.colour if item else DIM) for c, o in zip(cells, self.columns)).rstrip()
         return self.indent + line
 
-
-def in_batches(items: Iterable[Any]) -> Iterator[list[Any]]:
-    stream = iter(items)
-    batch = list(islice(stream, ROWS_MEASURED))
-    while batch:
-        yield batch
-        batch = list(islice(stream, ROWS_MEASURED))
+    def notes(self) -> list[str]:
+        return ["Too narrow for: %s. --format csv shows all." % ", ".join(self.gone)] if self.gone else []
 
 
 def write_json(rows: Iterable[Mapping[str, Any]]) -> None:
     import json
 
     before = "["
-    for batch in in_batches(rows):
-        print(before + ",\n ".join(map(json.dumps, batch)), end="")
+    for row in rows:
+        print(before + json.dumps(row), end="")
         before = ",\n "
     print("]" if before != "[" else "[]")
 
@@ -973,12 +968,9 @@ def show_notes(notes: Iterable[str], table: bool) -> None:
     print(end="", flush=True)
     paint, room = Paint(), get_terminal_size().columns
     for note in notes:
-        lines = [paint(line, DIM) for line in textwrap.wrap(note, room)] if table else ["wg_monitor: " + note]
+        narrow = textwrap.wrap(note, room if note.isascii() else room // 2)  # a wide character takes two columns
+        lines = [paint(line, DIM) for line in narrow] if table else ["wg_monitor: " + note]
         print("\n".join(lines), file=sys.stdout if table else sys.stderr)
-
-
-def too_narrow(table: Table) -> list[str]:
-    return ["Too narrow for: %s. --format csv shows all." % ", ".join(table.gone)] if table.gone else []
 
 
 # --- The command status -------------------------------------------------------------------------------------------
@@ -1268,7 +1260,8 @@ def show_sessions(stream: Iterable[Session], gaps: Iterable[Gap], columns: Seque
     """Prints a table, with the time that nobody watched in lines of its own. Returns what there is to say about it."""
     table, waiting, count, spans = Table([], []), deque(gaps), 0, False
     peers: set[Any] = set()
-    for batch in in_batches(stream):
+    stream = iter(stream)
+    for batch in iter(lambda: list(islice(stream, ROWS_MEASURED)), []):
         lines = []
         if not count:
             table = Table(columns, batch)
@@ -1284,7 +1277,7 @@ def show_sessions(stream: Iterable[Session], gaps: Iterable[Gap], columns: Seque
     print("".join(gap_line(gap, table, zone) + "\n" for gap in waiting), end="")
     numbers = (counted(count, "session"), counted(len(peers), "peer"))
     stars = ["* Nobody watched for a part of this session."] if spans else []
-    return stars + too_narrow(table) + (["%s of %s." % numbers] if count else [])
+    return stars + table.notes() + (["%s of %s." % numbers] if count else [])
 
 
 def gap_line(gap: Gap, table: Table, zone: Zone) -> str:
@@ -1302,7 +1295,7 @@ def show_sums(columns: Sequence[Column], items: Sequence[Any]) -> list[str]:
         notes.append("+ Includes the bytes of whole sessions that reach beyond the period.")
     if any(getattr(item, "estimated", False) for item in items):
         notes.append("~ The bytes of a session that reaches beyond are spread evenly over its time.")
-    return notes + too_narrow(table)
+    return notes + table.notes()
 
 
 def sum_fields(item: Any, zone: Zone) -> dict[str, Any]:

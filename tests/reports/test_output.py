@@ -57,6 +57,13 @@ def test_nothing_wraps(store: Path, words: str, width: int) -> None:
             assert columns(ESCAPE.sub("", line)) <= width, line
 
 
+def test_a_wide_note_does_not_wrap(store: Path) -> None:
+    name = "田中太郎的笔记本电脑在东京的办公室里面"
+    change(store, "UPDATE peers SET name = '%s' WHERE session IS NULL" % name)
+    lines = report("sessions", "--peer", name, "--present", "2020-01-01", "--store", str(store), width=40).lines
+    assert "".join(lines).startswith("No session of" + name) and all(columns(line) <= 40 for line in lines)
+
+
 @pytest.mark.parametrize("width", [80, 40])
 @pytest.mark.parametrize("words", COMMANDS)
 def test_on_a_real_terminal(tmp_path: Path, words: str, width: int) -> None:
