@@ -35,7 +35,7 @@ from shutil import get_terminal_size
 from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Sequence, Tuple
 
 import wg_monitor
-from wg_monitor import DAY_S, EPOCH_MAX, EXIT_FAILURE, EXIT_NOT_PERMITTED, Refusal, counted, printable
+from wg_monitor import COUNTER_MAX, DAY_S, EPOCH_MAX, EXIT_FAILURE, EXIT_NOT_PERMITTED, Refusal, counted, printable
 
 # --- Values -------------------------------------------------------------------------------------------------------
 # All times are seconds since the epoch.
@@ -546,6 +546,10 @@ def size_text(count: int | None) -> str:
     return "%.*f %s" % (0 if size >= 99.95 else 1, size, UNITS[unit])
 
 
+def length_text(seconds: float) -> str:
+    return wg_monitor.duration(min(seconds, EPOCH_MAX))  # a hostile store says infinite
+
+
 def name_text(name: str, peer: str) -> str:
     return printable(name, 64) if name else printable(wg_monitor.short_key(peer))
 
@@ -734,12 +738,14 @@ class Store:
         if save[1] and [note.get(name) for name in ("boot_id", "id", "stamp")] == save:
             wall, boot = note["wall"], note["boot"]
         self.last, self.boot, self.boot_id = float(wall), float(boot), str(save[0])
+        if not 0 <= self.last <= EPOCH_MAX:
+            raise ValueError("the last reading has an impossible time")
         statement = "SELECT interface, public_key, name FROM peers"
         self.names: dict[Key, str] = {row[:2]: row[2] for row in rows(database, "text text text", statement)}
         self.newest = rows(database, "int?", "SELECT max(number) FROM sessions")[0][0] or 0  # the last session's number
-        statement = """SELECT number, began, max(0, past_rx + rx - received_before), max(0, past_tx + tx - sent_before)
+        statement = """SELECT number, began, past_rx, rx, received_before, past_tx, tx, sent_before
             FROM peers JOIN sessions ON number = peers.session AND reason IS NULL"""
-        self.open = {row[0]: row[1:] for row in rows(database, "int real int int", statement)}
+        self.open = {row[0]: row[1:] for row in rows(database, "int real int int int int int int", statement)}
         statement = "SELECT interface, public_key, since, ips FROM allowed_ips ORDER BY number"
         self.changes = rows(database, "text text real text?", statement)
         statement = "SELECT interface, start, stop, why FROM unwatched WHERE stop > start ORDER BY start"
@@ -843,11 +849,14 @@ class Store:
             if reason is None:
                 state, reason, until, length = UNKNOWN, "", start, 0.0
                 if number in self.open:
-                    began, received, sent = self.open[number]
+                    began, *counts = self.open[number]
+                    received, sent = counted_since(*counts[:3]), counted_since(*counts[3:])
                     state, until, length = state_now, self.last, max(0.0, self.boot - began)
-            _ = interface + key + name + endpoints + reason, unwatched + (received or 0) + (sent or 0)  # or a TypeError
+            _ = interface + key + name + endpoints + reason  # TypeError: a foreign type
             if not (0 <= start <= EPOCH_MAX and 0 <= until <= EPOCH_MAX and 0 <= length <= EPOCH_MAX):
                 raise ValueError("session %d has an impossible time" % number)
+            if not (0 <= unwatched <= EPOCH_MAX and 0 <= (received or 0) + (sent or 0) <= 2 * COUNTER_MAX):
+                raise ValueError("session %d has an impossible count" % number)
             changes = ips.get((interface, key), ())
             allowed = (changes[0][1] if len(changes) == 1 else ips_at(changes, start)) or ""
             figures = (tuple(endpoints.split(" ") if endpoints else ()), allowed, received, sent, unwatched, reason)
@@ -857,6 +866,11 @@ class Store:
             )
 
         return convert
+
+
+def counted_since(past: int, count: int, before: int) -> int:
+    # Bytes of an open session: SQLite could not add them without an overflow.
+    return min(max(0, past + count - before), COUNTER_MAX)
 
 
 def rows(database: Any, kinds: str, statement: str) -> list[Any]:
@@ -1041,9 +1055,13 @@ def peers_of(store: Store | None, probed: Probed | None, now: wg_monitor.Moment)
         session, received, sent = row.session, None, None  # type: Any, int | None, int | None
         since = row.ended.wall if row.ended.wall > 0 else float(row.shown)
         if session is not None:
-            before = (session.received_before, session.sent_before) if store is not None else (0, 0)
-            since, received, sent = session.start, max(0, row.received - before[0]), max(0, row.transmitted - before[1])
-        known = (since or None) if store is not None else None
+            since, before = (
+                session.start,
+                (session.received_before, session.sent_before) if store is not None else (0, 0),
+            )
+            received = counted_since(row.past_rx, row.rx, before[0])
+            sent = counted_since(row.past_tx, row.tx, before[1])
+        known = max(0.0, min(since, EPOCH_MAX)) or None if store is not None else None
         address: tuple[Any, ...] = (row.endpoint, row.allowed_ips, row.shown, received, sent)
         gateway = "" if store is None else store.gateway
         peers.append(Peer(gateway, *key, names.get(key, ""), session is not None, known, *address))
@@ -1068,13 +1086,13 @@ def peer_fields(p: Peer, last: float | None, zone: Zone) -> dict[str, Any]:
 
 def peer_columns(now: float) -> list[Column]:
     def ago(p: Peer) -> str:
-        return wg_monitor.duration(now - p.handshake) + " ago" if p.handshake else "never"
+        return length_text(now - p.handshake) + " ago" if p.handshake else "never"
 
     def brief(p: Peer) -> str:
         return brief_name(p.name, p.key)
 
     def since(p: Peer) -> str:
-        return wg_monitor.duration(now - p.since) if p.since else "unknown" if p.handshake else "never"
+        return length_text(now - p.since) if p.since else "unknown" if p.handshake else "never"
 
     return [
         Column("PEER", lambda p: printable(p.name, 64) or brief_name("", p.key), 6, brief, colour=YELLOW_BOLD),
@@ -1096,7 +1114,7 @@ def heading(name: str, peers: Sequence[Peer], up: bool, store: Store | None, now
     since = max([store.since, *(gap.stop for gap in store.gaps if gap.interface in (None, name))])
     trouble = "the monitor reads nothing" if store.monitor else "no monitor runs"
     parts.append("watched since %s" % zone.stamp(since)[:16] if store.is_watching(now) else trouble)
-    parts.append("last reading %s ago" % wg_monitor.duration(now - store.last) if store.last else "no reading yet")
+    parts.append("last reading %s ago" % length_text(now - store.last) if store.last else "no reading yet")
     return ", ".join(parts)
 
 
@@ -1215,7 +1233,7 @@ def session_columns(zone: Zone) -> list[Column]:
     return [
         Column("CONNECTED", lambda s: zone.stamp(s.start), 5, lambda s: zone.stamp(s.start)[:16]),
         Column("UNTIL", lambda s: until_text(s, zone), 5, lambda s: until_text(s, zone, brief=True)),
-        Column("LENGTH", lambda s: wg_monitor.duration(s.length), 8, colour=CYAN),
+        Column("LENGTH", lambda s: length_text(s.length), 8, colour=CYAN),
         Column("ENDPOINT", endpoint_text, 9),
         Column("TUNNEL ADDRESS", hosts_text, 3),
         Column("RECEIVED", lambda s: size_text(s.received), 2, right=True, colour=CYAN),
@@ -1230,10 +1248,10 @@ def total_columns() -> list[Column]:
 
     return [
         Column("SESSIONS", lambda t: str(t.sessions), right=True),
-        Column("ONLINE", lambda t: wg_monitor.duration(t.online_s), right=True, colour=CYAN),
+        Column("ONLINE", lambda t: length_text(t.online_s), right=True, colour=CYAN),
         Column("SHARE", lambda t: "" if t.share is None else "%.1f %%" % (100 * t.share), 9, right=True),
-        Column("LONGEST", lambda t: wg_monitor.duration(t.longest_s), 5, right=True, colour=CYAN),
-        Column("MEDIAN", lambda t: wg_monitor.duration(t.median_s), 3, right=True, colour=CYAN),
+        Column("LONGEST", lambda t: length_text(t.longest_s), 5, right=True, colour=CYAN),
+        Column("MEDIAN", lambda t: length_text(t.median_s), 3, right=True, colour=CYAN),
         Column("BREAKS/H", lambda t: "%.2f" % (t.interruptions_per_hour or 0), 2, right=True),
         Column("RECEIVED", lambda t: size(t.received_bytes, t), 8, right=True, colour=CYAN),
         Column("SENT", lambda t: size(t.sent_bytes, t), 8, right=True, colour=CYAN),
@@ -1249,10 +1267,10 @@ def usage_columns(unit: str) -> list[Column]:
         Column(unit.upper(), lambda u: u.unit),
         Column("SESSIONS", lambda u: str(u.sessions), 3, right=True),
         Column("PEERS", lambda u: str(u.peers), 4, right=True),
-        Column("ONLINE", lambda u: wg_monitor.duration(u.online_s), right=True, colour=CYAN),
+        Column("ONLINE", lambda u: length_text(u.online_s), right=True, colour=CYAN),
         Column("RECEIVED", lambda u: size(u.received_bytes, u), 2, right=True, colour=CYAN),
         Column("SENT", lambda u: size(u.sent_bytes, u), 1, right=True, colour=CYAN),
-        Column("NOT WATCHED", lambda u: wg_monitor.duration(u.unwatched_s) if u.unwatched_s else "", 5, right=True),
+        Column("NOT WATCHED", lambda u: length_text(u.unwatched_s) if u.unwatched_s else "", 5, right=True),
     ]
 
 

@@ -268,3 +268,24 @@ def test_the_first_reading_of_a_monitor_without_checkpoint(place: Place) -> None
     assert subprocess.run(["sqlite3", str(path), "SELECT 1"], stdout=subprocess.PIPE, check=True).stdout == b"1\n"
     change(path, "DELETE FROM runs")
     assert command_line("sessions", "--store", str(path)).stdout == "No session.\nNothing was recorded.\n"
+
+
+@pytest.mark.parametrize("statement", [
+    "UPDATE peers SET ended_wall = 9e999, ended = 9e999",
+    "UPDATE peers SET handshake = 9223372036854775807, shown = 9223372036854775807",
+    "UPDATE sessions SET start = -9e999",
+    "UPDATE peers SET rx = 9223372036854775807, past_rx = 9223372036854775807, past_tx = 9223372036854775807",
+    "UPDATE unwatched SET start = -9e999, stop = 9e999",
+    "UPDATE runs SET threshold = -1",
+    "UPDATE runs SET interfaces = 'a b'",
+    "UPDATE peers SET endpoint = x'ff'",
+    "UPDATE peers SET made = 'then'",
+])  # fmt: skip
+def test_impossible_values_are_no_traceback(store: Path, statement: str) -> None:
+    """As root may write them into a store. Those of a monitor's settings are refused as settings."""
+    change(store, statement)
+    for words in (["status"], ["status", "--json"], ["sessions"], ["sessions", "--summary"]):
+        try:
+            assert report(*words, "--store", str(store)).code == 0
+        except Refusal as refusal:
+            assert refusal.code in (1, 2)
