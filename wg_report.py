@@ -1606,10 +1606,11 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"status": status, "ses
 
 def main(words: Sequence[str]) -> int:
     # The first word is the command.
-    gc.disable()  # a million sessions are as many tuples without a cycle: a tenth of the time, for nothing
     if words[0] not in COMMANDS:
         raise Refusal("'%s' is not known" % printable(words[0]), "it is no command", "see --help")
     reconfigure(errors="replace")  # what the terminal cannot show
+    collecting = gc.isenabled()
+    gc.disable()  # a million sessions are as many tuples without a cycle: a tenth of the time, for nothing
     try:
         code = COMMANDS[words[0]](words[1:])
         print(end="", flush=True)
@@ -1626,6 +1627,9 @@ def main(words: Sequence[str]) -> int:
             "%s cannot be read" % printable(str(error.filename)) if error.filename else "the output cannot be written"
         )
         raise Refusal(found, wg_monitor.reason_of(error), "try again", EXIT_FAILURE) from None
+    finally:
+        if collecting:
+            gc.enable()
 
 
 if __name__ == "__main__":
