@@ -1475,10 +1475,9 @@ class Entry(NamedTuple):
 def known_keys(path: str) -> set[str]:
     """The keys of the peers that exist: in the store, or without one, in a run of `wg`. Errors: Refusal, OSError."""
     if os.path.lexists(path):
-        return {key for _, key in Store("", path).present.names}
-    probed = run_wg()
-    blocks, complaints = probed.probe.blocks(probed.answer.size), probed.answer.complaints
-    reading = wg_monitor.parse(blocks, complaints, wg_monitor.Memo(), (), frozenset())
+        return {key for _, key in Store("", path).names}
+    probe, answer = run_wg()
+    reading = wg_monitor.parse(probe.blocks(answer.size), answer.complaints, wg_monitor.Memo(), (), frozenset())
     return {key for _, key in reading.present or ()}
 
 
