@@ -3071,7 +3071,6 @@ class Monitor:
         if not why:
             own = [record.continuing(sessions) for record in queue.waiting.values()]
             queue.waiting.clear()
-            queue.held.clear()
             self.queue_hooks((*loaded.jobs, *own))
         elif jobs:
             queue.marks.update((job.seq, HOOK_DROPPED) for job in jobs)

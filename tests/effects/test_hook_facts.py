@@ -14,7 +14,7 @@ import pytest
 import wg_monitor
 from harness import lines_of
 from values import P, at, chosen, dump, give, name_of
-from wg_monitor import DAY_S, HOOK_DROPPED, HOOK_DUE, Console, Monitor, Notifier, Store, Trail
+from wg_monitor import DAY_S, HOOK_DROPPED, HOOK_DUE, HOOK_NONE, Console, Monitor, Notifier, Store, Trail
 
 EVERY = frozenset(wg_monitor.EVENT_KINDS)
 ANN = P("ann", shook=-5)
@@ -191,6 +191,21 @@ def test_the_address_of_a_session_that_is_longer_than_the_history_is_not_forgott
     assert home.sightings()[-1] == ("ONLINE", "")
 
 
+def test_a_run_that_waits_has_the_session_that_goes_on_when_its_store_is_adopted(home: Home) -> None:
+    home.start().see(0, ANN).kill()
+    home.path.rename(home.path.with_name("away"))
+    home.path.mkdir()
+    home.start().see(60, ANN)
+    (own,) = home.environments()
+    home.path.rmdir()
+    home.path.with_name("away").rename(home.path)
+    home.see(90, ANN).see(120, ANN)
+    before = home.environments()
+    assert own["PEER_SESSION"] != "1" and [found["PEER_SESSION"] for found in before] == ["1", "1"]
+    home.kill().start()
+    assert home.environments() == before
+
+
 # --- The delay ----------------------------------------------------------------------------------------------------
 
 HOLD = {"script_delay": 60, "script_events": frozenset(["ONLINE", "OFFLINE", "REMOVED", "CHANGED"])}
@@ -260,6 +275,16 @@ def test_a_return_counts_even_if_a_crash_comes_before_its_marks(home: Home, chos
     assert ready(home) == [] and home.environments() == []
     home.see(330, ANN._replace(shook=325))
     assert dict(marks(home)[1:])["OFFLINE"] == HOOK_DROPPED and (HOOK_DUE not in dict(marks(home)).values())
+
+
+def test_only_runs_are_dropped_when_there_is_no_hook_any_more(home: Home) -> None:
+    begin(home, script_events=frozenset(["OFFLINE"])).see(310, ANN._replace(shook=305)).kill()
+    home.query("UPDATE events SET hook = 1 WHERE hook = 3 AND kind = 'OFFLINE'")
+    home.start(on_change_script="").see(320, ANN._replace(shook=305))
+    assert marks(home) == [("ONLINE", HOOK_NONE), ("OFFLINE", HOOK_DROPPED), ("ONLINE", HOOK_NONE)]
+    assert [line[20:] for line in lines_of(home.trail) if "dropped" in line] == [
+        "[WARN] 1 hook run dropped: ON_CHANGE_SCRIPT is no longer set"
+    ]
 
 
 def test_a_removal_ends_the_delay_and_follows_the_offline(home: Home) -> None:

@@ -88,7 +88,7 @@ CASES = [
     Case(
         "a new peer that is offline does not wait, and holds nothing back",
         60,
-        [At(0, "OFFLINE", runs=False, new=True), At(1, "CHANGED"), At(2, "ONLINE"), Look(2, [2, 3])],
+        [At(0, "OFFLINE", runs=False, new=True), At(1, "CHANGED"), Look(1, [2]), At(2, "ONLINE"), Look(2, [2, 3])],
     ),
     Case(
         "what changes meanwhile waits behind the OFFLINE",
@@ -133,7 +133,12 @@ CASES = [
     Case(
         "an absence without a hook holds nothing back, and its return runs",
         60,
-        [At(0, "OFFLINE", runs=False), At(1, "CHANGED"), At(2, "ONLINE"), Look(2, [2, 3])],
+        [At(0, "OFFLINE", runs=False), At(1, "CHANGED"), Look(1, [2]), At(2, "ONLINE"), Look(2, [2, 3])],
+    ),
+    Case(
+        "a peer that a run without its store found new has not returned",
+        60,
+        [At(0, "OFFLINE"), At(20, "ONLINE", new=True), Look(20, [1, 2])],
     ),
 ]  # fmt: skip
 
