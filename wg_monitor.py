@@ -3893,9 +3893,8 @@ def made_up(kind: str, now: float) -> Event:
     peer = ("wg-test", NOBODY, "203.0.113.7:51820", "192.0.2.10/32,2001:db8::10/128", int(now) - 200, int(not gone))
     session = Session(1, now - 3600, 0.0, 0, 0, 0.0, "203.0.113.7:51820")
     ended = Ended(session, now - 200, 3400.0, 1_234_567, 7_654_321, "idle") if gone else None
-    return Event(
-        kind, now, *peer, session=session, before=before, ended=ended, first_seen=kind in ("ONLINE", "ROAMING")
-    )
+    event = Event(kind, now, *peer, session=session, before=before, ended=ended, name="nobody")
+    return event._replace(first_seen=kind in ("ONLINE", "ROAMING"))
 
 
 def try_hook(words: Sequence[str]) -> int:

@@ -36,7 +36,7 @@ def recorder(place: Place, more: str = "") -> Tuple[Path, Callable[[], List[Dict
 
 IN_SESSION = {"TIME", "TEXT", "SESSION", "SESSION_START"}
 OVER = IN_SESSION | {"REASON", "LAST_SEEN", "SESSION_SECONDS", "SESSION_RX", "SESSION_TX"}
-MORE = (*OVER, "NEW", "FIRST_SEEN", "PREVIOUS_ENDPOINT")
+MORE = (*OVER, "NAME", "NEW", "FIRST_SEEN", "PREVIOUS_ENDPOINT")
 # Those that are not empty, if a peer that was new goes and is removed.
 MORE_AT = {"ONLINE": IN_SESSION | {"NEW"}, "OFFLINE": OVER, "REMOVED": {"TIME", "TEXT"}}
 
@@ -327,6 +327,9 @@ def test_a_run_after_a_crash_has_the_same_environment_for_every_kind_of_event(pl
     store, kinds = place.path / "state.db", ",".join(EVENT_KINDS)
     flags = ["--state-path", str(store), "--on-change-script", str(hook), "--script-events", kinds]
     one, two = peer(1, now())._replace(rx=100, tx=50), peer(2, now())
+    names = place.path / "names"
+    names.write_text("%s alice-laptop\n" % one.public_key)
+    flags += ["--peer-names", str(names)]
     device = place.device(peers=[one, two])
     first = place.start(*flags)
     first.match("ONLINE .* new .*")
@@ -342,7 +345,9 @@ def test_a_run_after_a_crash_has_the_same_environment_for_every_kind_of_event(pl
     first.await_("all runs", lambda: len(runs()) == count)
     assert {run["PEER_EVENT"] for run in runs()} == set(EVENT_KINDS)
     before = runs()
+    assert {run["PEER_NAME"] for run in before} == {"alice-laptop", ""}
     first.stop(signal.SIGKILL)
+    names.write_text("%s bob-laptop\n" % one.public_key)
     change(store, "UPDATE events SET hook = %d WHERE hook <> %d" % (HOOK_DUE, HOOK_NONE))
     for path in (place.path / "kept").iterdir():
         path.unlink()

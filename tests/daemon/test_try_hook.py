@@ -55,7 +55,7 @@ def test_each_kind_of_event_has_the_variables_that_apply_to_it() -> None:
         found = wg_monitor.hook_environment(record)
         filled[kind] = {name[5:] for name, value in found.items() if value and name.startswith("PEER_")}
     interface = {"SEQ", "EVENT", "TIME", "IFACE", "HANDSHAKE", "ONLINE", "TEXT"}
-    peer = interface | {"PUBKEY", "ENDPOINT", "ALLOWED_IPS", "SESSION", "SESSION_START"}
+    peer = interface | {"NAME", "PUBKEY", "ENDPOINT", "ALLOWED_IPS", "SESSION", "SESSION_START"}
     ended = peer | {"REASON", "LAST_SEEN", "SESSION_SECONDS", "SESSION_RX", "SESSION_TX"}
     assert filled == {
         "ONLINE": peer | {"FIRST_SEEN"},

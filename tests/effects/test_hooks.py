@@ -136,7 +136,7 @@ def test_a_hook_gets_its_environment_and_nothing_else(hooks: Hooks) -> None:
         "PEER_TIME": "1700000100",
         "PEER_TEXT": wg_monitor.event_text(run.record.event),
         **dict.fromkeys(("PEER_NEW", "PEER_FIRST_SEEN", "PEER_REASON", "PEER_LAST_SEEN", "PEER_PREVIOUS_ENDPOINT"), ""),
-        **dict.fromkeys(("PEER_SESSION", "PEER_SESSION_START", "PEER_SESSION_SECONDS"), ""),
+        **dict.fromkeys(("PEER_NAME", "PEER_SESSION", "PEER_SESSION_START", "PEER_SESSION_SECONDS"), ""),
         **dict.fromkeys(("PEER_SESSION_RX", "PEER_SESSION_TX"), ""),
     }
 
