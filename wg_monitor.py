@@ -1378,11 +1378,9 @@ def start_wg(command: list[str], output: int, errors: int) -> int:
         actions = [stdin, (os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, errors, 2)]
         defaults = [signal.SIGPIPE, signal.SIGXFSZ]  # Python ignores them, and children inherit that
         return os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True, setsigdef=defaults)
-    import subprocess
+    from subprocess import DEVNULL, Popen
 
-    child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=environment, start_new_session=True
-    )
+    child = Popen(command, stdin=DEVNULL, stdout=output, stderr=errors, env=environment, start_new_session=True)
     child.returncode = 0  # the monitor waits for the process id, not for this object
     return child.pid
 
@@ -3200,8 +3198,7 @@ class Monitor:
         return signals
 
     def wake_at(self) -> float:
-        at: float = min(self.grid.next, self.statistics.next, self.hooks.deadline())
-        at = min(at, *map(attrgetter("deadline"), self.probes))
+        at = min(self.grid.next, self.statistics.next, self.hooks.deadline(), *(p.deadline for p in self.probes))
         if self.hooks.unfit:
             at = min(at, time.monotonic() + HOOK_RETRY_S)
         at = min(at, time.monotonic() + self.hooks.queue.rest(moment().boot))
