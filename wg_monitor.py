@@ -88,6 +88,7 @@ NAMES_MAX = 16 << 20  # bytes of a file with names: 10,000 peers take 2 to 5 MiB
 NAME_MAX, MARKS_MAX, COMMENT_MAX, COMMENTS_MAX = 64, 4, 300, 50  # characters, marks on a letter (UTS #39), comments
 
 SOCKETS = "/run/wireguard"  # wg(8): NAME.sock for each userspace interface
+STATE_DIRECTORY = "/var/lib/wg-monitor"  # StateDirectory= of the units
 TRAIL_ROOTS, STORE_ROOTS = ("/var/log", "/tmp"), ("/var/lib", "/run", "/tmp")
 
 # wg-quick(8): ^[a-zA-Z0-9_=+.-]{1,15}$; a key is 32 bytes in base64.
@@ -3853,6 +3854,11 @@ def findings(flags: Mapping[str, str | None], environment: Mapping[str, str]) ->
     for what, judge, field, lock in places:
         if field not in wrong:
             words, code = outcome(judge, settings)
+            units_own = (
+                what == "store" and settings.names[field] == "STATE_PATH" and not os.path.lexists(STATE_DIRECTORY)
+            )
+            if code and units_own and os.path.dirname(settings.state_path) == STATE_DIRECTORY:
+                words, code = settings.state_path + ", whose directory the first start creates", 0
             yield what, ("%s%s" % (words or "none (%s is not set)" % field.upper(), use_of(lock)), code)
 
 
@@ -3871,7 +3877,7 @@ def check(flags: Mapping[str, str | None], environment: Mapping[str, str] | None
 def settings_of_unit(instance: str | None) -> tuple[dict[str, str], list[Finding]]:
     # The environment of the service or of an instance, and what is to be said about its file.
     suffix = "-" + instance if instance else ""
-    environment = {"STATE_PATH": "/var/lib/wg-monitor/state%s.db" % suffix}
+    environment = {"STATE_PATH": "%s/state%s.db" % (STATE_DIRECTORY, suffix)}
     if instance:
         environment.update(INTERFACE=instance, LOG_PATH="/var/log/wg_monitor%s.log" % suffix)
     return environment, list(read_settings_file("/etc/default/wg-monitor" + suffix, environment))

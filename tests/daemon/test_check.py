@@ -50,13 +50,15 @@ class Checked(NamedTuple):
         return [line for line in self.lines if line.startswith("FAIL ")]
 
 
-def check(place: Place, *arguments: str, environment: Optional[Dict[str, str]] = None, **files: bytes) -> Checked:
+def check(
+    place: Place, *arguments: str, environment: Optional[Dict[str, str]] = None, system: str = SYSTEM, **files: bytes
+) -> Checked:
     """Run `check` on a system with these files in /etc/default: `wg_monitor` is /etc/default/wg-monitor."""
     defaults = place.path / "default"
     defaults.mkdir(exist_ok=True)
     for name, text in files.items():
         (defaults / name.replace("_", "-")).write_bytes(text)
-    behind = [*place.enter(), "sh", "-c", SYSTEM, "sh", str(defaults)]
+    behind = [*place.enter(), "sh", "-c", system, "sh", str(defaults)]
     done = command_line("check", *arguments, behind=behind, environment=environment)
     assert not done.stderr and PRIVATE_KEY not in done.stdout and PRESHARED_KEY not in done.stdout
     assert all(line.isprintable() for line in done.stdout.splitlines())
@@ -194,6 +196,18 @@ def test_a_name_in_the_environment_is_reported_if_it_is_nearly_a_setting(place: 
     found = check(place, "--from-environment", environment={"INTERVALL": "5", "FOO": "bar"})
     assert found.failed == ["FAIL settings INTERVALL is not a setting and has no effect; similar ones: INTERVAL"]
     assert found.code == 2
+
+
+def test_before_its_first_start_the_service_has_no_directory_for_the_store(place: Place) -> None:
+    """systemd creates it, but no other one that somebody chose."""
+    before = SYSTEM.replace(" && mkdir -m 0700 /var/lib/wg-monitor", "")
+    found = check(place, system=before)
+    assert found.about("store") == ["ok store %s, whose directory the first start creates" % STORE]
+    assert found.code == 0
+    other = check(place, system=before, wg_monitor=b"STATE_PATH=/var/lib/other/state.db\n")
+    assert other.failed and other.failed == other.about("store")
+    flag = check(place, "--state-path", STORE, system=before)
+    assert flag.failed and flag.failed == flag.about("store")
 
 
 def test_a_settings_file_that_cannot_be_read(place: Place) -> None:
