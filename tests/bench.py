@@ -4,6 +4,7 @@
     sudo python3 tests/bench.py                      a table, in about six minutes
     sudo python3 tests/bench.py --sizes 10000 --loads busy,storm --json figures.json
     sudo python3 tests/bench.py --hung               one interface hangs beside ten others, in about two minutes
+    sudo python3 tests/bench.py --names              10,000 peers with names beside 10,000 without, in about two minutes
     sudo python3 tests/bench.py --reports            what `status` and `sessions` cost, in about two minutes
 
 The daemon runs as it is installed (from its compiled module, with a store and a text trail) in a mount namespace of
@@ -37,13 +38,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from multiprocessing.connection import Connection
 from statistics import mean, median
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Optional, Sequence, Tuple
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "support"))
 
-from device import Device, answer, peer
+from device import Device, answer, key, peer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODULE = os.path.join(os.path.dirname(HERE), "wg_monitor.py")
@@ -61,6 +63,7 @@ LOOK_S = 0.02
 START_ROUNDS = 20
 # Hooks that take longer than there is time for, and a threshold that suits a short benchmark.
 EXPECTED = re.compile(r"hook|Hook|healthy peers flap")
+LATE = re.compile(r"Not watching|two intervals apart|on time again")  # medians bear a busy machine
 # A year: nobody goes offline by ageing while the bytes are counted.
 CALM_THRESHOLD_S = 31_536_000
 LONG_AGO = 1_000_000  # January 1970
@@ -81,6 +84,8 @@ STORE_BAR = 4 * MIB
 HELP_BAR, READY_BAR = 2.0, 1.5
 HUNG_BAR = 3.0  # the cost of a reading while an interface hangs, over that of one while none does
 LATE_BAR_S = 10  # the timeout of `wg`
+# What names may add: own CPU over that of `wg`, and resident bytes a peer. And the time to read them all again.
+NAMED_BAR, NAMED_MEMORY_BAR, NAMES_AGAIN_BAR_S = 0.05, 0.3 * 1024, 0.3
 REPORT_ROUNDS = 5
 REPORT_PEAK_BAR = 100 * MIB
 YEAR = (1_000, 1_000_000)  # peers, and about as many sessions
@@ -231,10 +236,12 @@ class Daemon:
         store: bool = True,
         hook: str = "",
         command: Sequence[str] = (),
+        names: str = "",
     ) -> None:
         self.folder = tempfile.mkdtemp(prefix="daemon-", dir=place.folder)
         self.trail = self.folder + "/trail.log"
         self.state = self.folder + "/state.db" if store else ""
+        self.expected = EXPECTED
         self.notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notices.bind(self.folder + "/notify")
         self.notices.settimeout(PATIENCE_S)
@@ -243,6 +250,7 @@ class Daemon:
         command += ["--interval", str(interval), "--threshold", str(threshold)]
         command += ["--state-path", self.state] if store else []
         command += ["--on-change-script", hook, "--stats-interval", "1"] if hook else []
+        command += ["--peer-names", names] if names else []
         environment = {"NOTIFY_SOCKET": self.folder + "/notify", "PATH": os.defpath}
         self.started = time.monotonic()
         self.process = subprocess.Popen(command, env=environment, stderr=self.console, stdin=subprocess.DEVNULL)
@@ -303,7 +311,7 @@ class Daemon:
         self.notices.close()
         self.console.close()
         with open(self.console.name, errors="replace") as file:
-            warnings = [line for line in file if "[WARN]" in line and not EXPECTED.search(line)]
+            warnings = [line for line in file if "[WARN]" in line and not self.expected.search(line)]
         if warnings:
             die("the daemon warns: " + warnings[0])
 
@@ -564,6 +572,68 @@ def report_row(figures: Figures, bar_s: float) -> str:
     return row([*sizes, "`%s`" % figures["words"], seconds, "%.2f" % figures["cpu"], peak])
 
 
+def configuration(count: int) -> str:
+    """A file of wg-quick that names every peer of the scene."""
+    section = "### Client peer-%05d's laptop\n[Peer]\nPublicKey = %s\nPresharedKey = %s\nAllowedIPs = 10.0.0.1/32\n\n"
+    own = "[Interface]\nPrivateKey = %s\nListenPort = 51820\n\n" % key("the server")
+    return own + "".join(section % (n, peer(n).public_key, key("shared %d" % n)) for n in range(count))
+
+
+def measure_names(place: Place, count: int, loads: Sequence[str], readings: int) -> Figures:
+    """Two daemons side by side read the same device: one without names, one with a name for every peer."""
+    names = place.folder + "/wg0.conf"
+    with open(names, "w") as file:
+        file.write(configuration(count))
+    scene = Scene(count)
+    daemons = [Daemon(place, 2, CALM_THRESHOLD_S), Daemon(place, 2, CALM_THRESHOLD_S, names=names)]
+    figures: Figures = {"peers": count}
+    for daemon in daemons:
+        daemon.expected = LATE
+        daemon.ready()
+
+    def reading(load: str) -> List[float]:
+        before = [daemon.cpu() for daemon in daemons]
+        scene.step(load)
+        cost = run_for_cpu(WG_COMMAND)[0]
+        scene.asked(3)
+        for daemon in daemons:
+            daemon.rest()
+        return [*(daemon.cpu() - begun for daemon, begun in zip(daemons, before)), cost]
+
+    for load in loads:
+        rounds = [reading(load) for _ in range(readings + 1)][1:]  # the first one still changes over
+        plain, named, of_wg = (median(column) for column in zip(*rounds))
+        figures[load] = {"plain_ms": 1000 * plain, "named_ms": 1000 * named, "wg_ms": 1000 * of_wg}
+    again = []
+    for _ in range(3):
+        os.utime(names)
+        again.append(reading("quiet")[1] - figures["quiet"]["named_ms"] / 1000)
+    reading("quiet")
+    figures.update(again_s=max(again), resident=[daemon.memory().resident for daemon in daemons])
+    for daemon in daemons:
+        daemon.stop()
+    with closing(sqlite3.connect(daemons[1].state)) as database:
+        (known,) = database.execute("SELECT count(*) FROM peers WHERE name LIKE 'peer-%_s_laptop'").fetchone()
+    if known != count:
+        die("only %d of %d peers have their names" % (known, count))
+    scene.close()
+    return figures
+
+
+def names_report(figures: Figures) -> Iterator[str]:
+    for load in STEADY_LOADS:
+        if load in figures:
+            plain, named, of_wg = (figures[load][name] for name in ("plain_ms", "named_ms", "wg_ms"))
+            more = verdict((named - plain) / of_wg, NAMED_BAR, "%.3f")
+            yield "%s: own %.2f ms a reading, with names %.2f; over wg (%.1f ms): %s" % (load, plain, named, of_wg, more)
+    plain, named = figures["resident"]
+    more = verdict((named - plain) / figures["peers"], NAMED_MEMORY_BAR, "%.0f")
+    yield "memory %s MiB, with names %s: a peer %s bytes more" % (mib(plain), mib(named), more)
+    yield "all %d names are read again in %s s of CPU" % (
+        figures["peers"], verdict(figures["again_s"], NAMES_AGAIN_BAR_S, "%.2f"),
+    )  # fmt: skip
+
+
 def run_time(command: Sequence[str]) -> float:
     """Wall-clock seconds."""
     began = time.monotonic()
@@ -782,6 +852,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--readings", type=int, default=12, help="for each size and load (%(default)s)")
     parser.add_argument("--hung", action="store_true", help="only: an interface hangs beside ten others")
     parser.add_argument("--reports", action="store_true", help="only: `status` and `sessions` with the store of a year")
+    parser.add_argument("--names", action="store_true", help="only: 10,000 peers with names beside 10,000 without")
     parser.add_argument("--no-start", action="store_true", help="leave out how long the start takes")
     parser.add_argument("--json", metavar="FILE", help="the figures, in bytes, seconds and milliseconds")
     parser.add_argument("--module", default=MODULE, help="the wg_monitor.py to measure (%(default)s)")
@@ -818,6 +889,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             print(row(["---"] * 6))
             for figures, bar_s in measure_reports(place):
                 print(report_row(figures, bar_s), flush=True)
+        finally:
+            place.close()
+        return 0
+    if arguments.names:
+        place = Place(arguments.module)
+        try:
+            for line in names_report(measure_names(place, 10_000, ("quiet", "handshakes"), arguments.readings)):
+                print("- " + line, flush=True)
         finally:
             place.close()
         return 0

@@ -514,6 +514,25 @@ def test_exposure_of_the_running_service(home: Machine, drop_in_file: Optional[s
     assert found and float(found.group(1)) <= bound, output
 
 
+def test_names_from_etc_wireguard_in_the_sandbox(home: Machine) -> None:
+    """Root alone can read the directory, and root in the sandbox has no capability to override that."""
+    configuration = "[Interface]\nPrivateKey = %s\n\n### Client Ann's laptop\n[Peer]\nPublicKey = %s\n"
+    home.run("install", "-d", "-m", "0700", "-o", "root", "-g", "root", "/etc/wireguard")
+    home.write("/etc/wireguard/wg0.conf", configuration % (machine.SERVER_PRIVATE, CLIENT_PUBLIC), 0o600)
+    home.write(DEFAULTS, "INTERVAL=1\nPEER_NAMES=/etc/wireguard\n")
+    home.shell("systemctl stop wg-monitor; rm -rf %s /var/lib/wg-monitor/*; systemctl start wg-monitor" % TRAIL)
+    wait_for("the first line", lambda: any("ONLINE  [wg0] Ann_s_laptop " + PEER in line for line in lines(home)))
+    assert not any("[WARN]" in line for line in lines(home))
+    home.write("/etc/wireguard/wg0.conf", configuration % (machine.SERVER_PRIVATE, "x"), 0o600)
+    why = "the public key in line 6 is invalid, or not the only one of a [Peer]"
+    wait_for("the fault", lambda: "[WARN] The names from /etc/wireguard/wg0.conf stay as they are: " + why in lines(home))
+    told = home.run("wg-monitor", "check", check=False)
+    assert told.returncode == 1 and "FAIL  names        0 names; The names from /etc/wireguard/wg0.conf" in told.stdout
+    output = home.run("systemd-analyze", "--no-pager", "security", SERVICE).stdout
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", output)
+    assert found and float(found.group(1)) <= 1.8, output
+
+
 # --- The rotation -------------------------------------------------------------------------------------------------
 
 # All peers of a scripted device connect and leave, again and again.
