@@ -42,7 +42,20 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import accumulate, chain, compress, islice, repeat, takewhile
 from operator import attrgetter, itemgetter, ne
-from typing import AbstractSet, Any, Callable, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Sequence, Tuple, Union
+from typing import (
+    AbstractSet,
+    Any,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    NamedTuple,
+    NoReturn,
+    Sequence,
+    TextIO,
+    Tuple,
+    Union,
+)
 
 VERSION = "1.1.0"
 
@@ -456,14 +469,15 @@ def safe_name(text: str) -> str:
 
     It has letters of any script with their marks, digits and ._@+-; anything else becomes `_`. It begins with a letter or
     a digit. It has no `...`, which would pose as a short key."""
-    import unicodedata
-
     text = "" if HOLDS_KEY.search(text) else INVISIBLE.sub("_", text.strip()[: 10 * NAME_MAX])
-    safe, marks = "", MARKS_MAX + 1  # on the last letter
-    for c in unicodedata.normalize("NFC", text):
-        kind = unicodedata.category(c)
-        marks = 0 if kind[0] == "L" else marks + 1 if kind in ("Mn", "Mc") else MARKS_MAX + 1
-        safe += c if marks <= MARKS_MAX or kind == "Nd" or c in "._@+-" else "_"
+    safe, marks = re.sub("[^A-Za-z0-9._@+-]", "_", text) if text.isascii() else "", MARKS_MAX + 1  # on the last letter
+    if not text.isascii():
+        import unicodedata
+
+        for c in unicodedata.normalize("NFC", text):
+            kind = unicodedata.category(c)
+            marks = 0 if kind[0] == "L" else marks + 1 if kind in ("Mn", "Mc") else MARKS_MAX + 1
+            safe += c if marks <= MARKS_MAX or kind == "Nd" or c in "._@+-" else "_"
     return re.sub(r"\.{3,}", "_", safe).lstrip("._@+-")[:NAME_MAX]
 
 
@@ -707,11 +721,14 @@ def parse_peer(line: bytes) -> PeerLine | None:
     return PeerLine(identity, *numbers, *texts) if valid else None
 
 
-def parse_names(text: str) -> Iterable[Named]:
-    """The names in a file that a tool or a person wrote, and its malformed lines.
+def parse_names(file: TextIO) -> Iterable[Named]:
+    """The names in a file that a tool or a person wrote, and its malformed lines. Line by line: what one large text
+    leaves free in memory, the C library does not give back.
 
     Nothing else of the file leaves the parser: it may hold private keys."""
-    return filter(itemgetter(2), parse_json(text) if JSON_START.match(text) else parse_lines(text))
+    is_json = JSON_START.match(file.read(COMMENT_MAX))
+    file.seek(0)
+    return filter(itemgetter(2), parse_json(file.read(NAMES_MAX)) if is_json else parse_lines(file))
 
 
 def parse_json(text: str) -> list[Named]:
@@ -731,14 +748,13 @@ def parse_json(text: str) -> list[Named]:
     return found
 
 
-def parse_lines(text: str) -> Iterator[Named]:
+def parse_lines(lines: Iterable[str]) -> Iterator[Named]:
     """Lines with a key and a name, and the peers of wg-quick(8) or systemd.netdev(5), each with the comments that belong
     to it: directly above its [Peer], and below that up to the first blank line after the public key."""
     start, key, run, commented_out = 0, "", [], False  # type: int, str, list[str], bool
     peer: dict[str, list[str]] = {}  # its comments by place; empty = there is none
-    # One line at a time: a list of them would stay in memory in part, between the names. Only a line feed ends a line, as
-    # it does for `wg`: a name may hold whatever else str.splitlines() takes for an end. The last line is empty.
-    for number, line in enumerate((match.group().strip() for match in re.finditer(r".*\n?", text)), 1):
+    # Only a line feed ends a line, as it does for `wg`: a name may hold whatever else str.splitlines() takes for an end.
+    for number, line in enumerate(map(str.strip, chain(lines, [""])), 1):
         if line.startswith(("#", ";")):
             mark = MARK.match(line)
             if mark is not None:
@@ -1122,7 +1138,8 @@ def rename(table: Table, names: Mapping[str, str], complete: bool) -> None:
     table.names = names
     for row in table.rows.values():
         name = names.get(row.identity[1], "" if complete else row.name)
-        row.name, row.unsaved = name, row.unsaved or name != row.name
+        if name != row.name:
+            row.name, row.unsaved = name, True
 
 
 def forget(table: Table, now: Moment, history_days: int) -> list[str]:
@@ -1487,13 +1504,17 @@ class Round:
 # --- Effects: names -----------------------------------------------------------------------------------------------
 
 
-def read_text(path: str) -> str:
+def open_names(path: str) -> TextIO:
     # A file with names. Waits for no FIFO or device. Errors: OSError.
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > NAMES_MAX:
-            raise OSError("it is not a regular file of at most %d MiB" % (NAMES_MAX >> 20))
-        return file.read(NAMES_MAX).decode("utf-8-sig", "replace")
+    def descriptor(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+    file = open(path, encoding="utf-8-sig", errors="replace", newline="\n", opener=descriptor)
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode) or status.st_size > NAMES_MAX:
+        file.close()
+        raise OSError("it is not a regular file of at most %d MiB" % (NAMES_MAX >> 20))
+    return file
 
 
 NameFile = Tuple[Tuple[int, ...], Mapping[str, str], str]  # time, size and inode; names by public key; what is wrong
@@ -1520,8 +1541,9 @@ class Names:
         # Reads the files that changed.
         files = {path: self.read(path, self.files.get(path, ((), {}, ""))) for path in self.list_files()}
         if files != self.files:
-            self.files = files
-            self.known = {key: name for _, names, _ in [*files.values()][::-1] for key, name in names.items()}
+            self.files, found = files, [names for _, names, _ in files.values() if names][::-1]
+            # A copy of the only one would take 30 bytes a name.
+            self.known = {k: v for names in found for k, v in names.items()} if len(found) != 1 else found[0]
         begins, ends = "The names from %s stay as they are: %s", "Names are read from %s again"
         wrong = [(path, printable(path), why) for path, (_, _, why) in files.items() if why]
         return [Fault("names", path, begins % (words, why), ends % words) for path, words, why in wrong]
@@ -1533,12 +1555,15 @@ class Names:
             signature = (status.st_mtime_ns, status.st_size, status.st_ino)
             if signature == former[0]:
                 return former
-            for _, key, name, _ in parse_names(read_text(path)):
-                names.setdefault(key, name)
+            with open_names(path) as file:
+                for _, key, name, _ in parse_names(file):
+                    names.setdefault(key, name)
         except OSError as error:
             return (), former[1], reason_of(error)
         why = names.pop("", "")
-        return signature, {**former[1], **names} if why else names, why
+        names = {**former[1], **names} if why else names
+        # No second copy of the same names: sessions would keep a part of the first.
+        return signature, former[1] if names == former[1] else names, why
 
 
 # --- Effects: the console -----------------------------------------------------------------------------------------
@@ -3132,6 +3157,7 @@ class Monitor:
 
     def open(self) -> None:
         # Continues with the store and the trail where the last run ended.
+        self.names.look()  # what it has read in vain leaves its memory to the table
         if self.store is not None:
             self.take_up(self.store)
         if self.trail is None:

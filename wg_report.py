@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import math
 import os
 import re
@@ -1492,14 +1493,15 @@ def entries_of(paths: Sequence[str], keys: set[str], notes: list[str]) -> Iterat
     first: dict[str, str] = {}  # where the name stands that counts
     for path in wg_monitor.Names(paths).list_files():
         try:
-            text = wg_monitor.read_text(path)
+            with wg_monitor.open_names(path) as opened:
+                text = opened.read(wg_monitor.NAMES_MAX)
         except OSError as error:
             notes.append("%s: %s." % (printable(path), wg_monitor.reason_of(error)))
             continue
         lines: dict[str, int] = {}
         for number, line in enumerate(text.split("\n") if wg_monitor.JSON_START.match(text) else (), 1):
             lines.update((key, number) for key in wg_monitor.PUBLIC_KEY.findall(line) if key not in lines)
-        for number, key, name, rule in wg_monitor.parse_names(text):
+        for number, key, name, rule in wg_monitor.parse_names(io.StringIO(text, newline="\n")):
             if not key:
                 notes.append("%s: %s." % (printable(path), name))
                 continue

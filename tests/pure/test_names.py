@@ -2,6 +2,7 @@
 
 The corpus in tests/inputs/names has a file for each convention, and beside it the names that it holds."""
 
+import io
 import random
 import re
 import unicodedata
@@ -116,14 +117,19 @@ def expected(path: Path) -> Names:
 def names_in(text: str) -> Names:
     """Those that a file gives to its peers."""
     found: Names = {}
-    for _, key, name, rule in wg_monitor.parse_names(text):
+    for _, key, name, rule in wg_monitor.parse_names(io.StringIO(text, newline="\n")):
         if key:
             found.setdefault(key, (name, rule))
     return found
 
 
+def read(path: Path) -> str:
+    with wg_monitor.open_names(str(path)) as file:
+        return file.read()
+
+
 def problems_in(text: str) -> List[str]:
-    return [name for _, key, name, _ in wg_monitor.parse_names(text) if not key]
+    return [name for _, key, name, _ in wg_monitor.parse_names(io.StringIO(text, newline="\n")) if not key]
 
 
 def secrets_of(path: Path) -> Set[str]:
@@ -144,7 +150,7 @@ FORMS = {
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: str(path.name))
 def test_the_corpus(path: Path, form: str, tmp_path: Path) -> None:
     (tmp_path / "names").write_bytes(FORMS[form](path.read_bytes()))
-    text = wg_monitor.read_text(str(tmp_path / "names"))
+    text = read(tmp_path / "names")
     assert names_in(text) == {key: named for key, named in expected(path).items() if named[0]}
     assert problems_in(text) == []
 
@@ -160,7 +166,7 @@ def test_the_corpus_has_every_rule_and_secrets() -> None:
 def test_the_number_of_a_line_is_that_of_the_section_or_of_the_line_in_a_list() -> None:
     for path in CORPUS:
         lines = path.read_text(encoding="utf-8").splitlines()
-        for number, key, _, rule in wg_monitor.parse_names(path.read_text(encoding="utf-8")):
+        for number, key, _, rule in wg_monitor.parse_names(io.StringIO(path.read_text(encoding="utf-8"))):
             if rule == "JSON":
                 assert number == 0
             elif path.suffix == ".txt":
