@@ -3329,15 +3329,18 @@ class Monitor:
             self.judge_gap(now)
             self.faults.end("reading")
         # After `wg` has answered: a peer is in its file before it is at the interface.
-        unnamed = self.names.look()
-        if self.table.names is not self.names.known:
-            rename(self.table, self.names.known, complete=not unnamed)
+        unnamed, names = self.names.look(), self.names.known
+        renamed = self.table.names is not names
+        if renamed:
+            rename(self.table, names, complete=False)
         faults, last = [*faults_of(reading, self.table, self.settings), *unnamed], self.table.sessions
         # A crash must lose neither the first reading, which may change every row, nor blind time. A `wg` that is always
         # late must not cause a checkpoint at each reading.
         first = not reading.interfaces <= self.table.seen.keys() or self.late and "late" not in self.faults
         gaps = gaps_of(self.table, reading.interfaces, now, self.patience)
         events = decide(self.table, reading, now, self.settings)
+        if renamed and not unnamed:  # now that a peer which was removed, in the file as well, has its last line
+            rename(self.table, names, complete=True)
         if self.first is None:
             self.first, self.first_session = now, self.table.sessions
         events = add_gaps(self.table, events, last, gaps, now) if gaps else events

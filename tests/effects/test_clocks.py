@@ -18,8 +18,8 @@ import pytest
 import device
 import wg_monitor
 from harness import Place, lines_of, need, texts
-from values import START, P, chosen, dump, give, ids
-from wg_monitor import DAY_S, Console, Moment, Monitor, Notifier, Store, Trail
+from values import START, P, chosen, dump, give, ids, key
+from wg_monitor import DAY_S, Console, Moment, Monitor, Notifier, Store, Trail, short_key
 
 HOUR_S, YEAR_S = 3600, 365 * DAY_S
 TO_1970 = -int(START.wall) + 60
@@ -63,9 +63,9 @@ class Machine:
         """Suspended: both clocks go on, nothing runs."""
         self.pass_time(seconds)
 
-    def start(self) -> None:
+    def start(self, **changes: Any) -> None:
         trail = Trail(str(self.trail))
-        settings = chosen(state_path=str(self.store))
+        settings = chosen(state_path=str(self.store), **changes)
         notifier = Notifier(os.environ)
         self.monitor = Monitor(settings, "/usr/bin/wg", Console(""), trail, Store(str(self.store)), notifier)
         self.monitor.open()
@@ -333,3 +333,20 @@ def test_a_change_of_season_is_told(
     finally:
         monkeypatch.delenv("TZ")
         time.tzset()
+
+
+def test_a_peer_that_is_removed_from_its_file_as_well_has_its_last_line_with_its_name(
+    machine: Machine, tmp_path: Path
+) -> None:
+    names = tmp_path / "names"
+    names.write_text("%s Ann\n%s Bob\n" % (key("ann"), key("bob")))
+    machine.start(peer_names=(str(names),))
+    assert machine.monitor is not None
+    give(machine.monitor, dump("wg0", P("ann"), P("bob")))
+    names.write_text("")
+    machine.pass_time(30)
+    give(machine.monitor, dump("wg0", P("bob")))
+    machine.pass_time(30)
+    give(machine.monitor, dump("wg0"))
+    removed = [line.split(" (")[0] for line in machine.lines() if line.startswith("REMOVED")]
+    assert removed == ["REMOVED [wg0] Ann " + short_key(key("ann")), "REMOVED [wg0] " + short_key(key("bob"))]
