@@ -614,8 +614,8 @@ def chooser(
     query: Query, held: Mapping[Key, Sequence[Stretch]], period: Period, now: float = FOREVER
 ) -> Callable[[Session], bool]:
     """Whether a session overlaps a period and a query asks for it. A period that is one moment includes it; any other
-    does not include its end. A session that goes on does so up to `now`. `held`: when which peer held the tunnel address
-    that is asked for."""
+    does not include its end. A session that goes on does so up to `now`. `held`: when which peer held the tunnel
+    address that is asked for."""
     (since, until), address, every = period, query.address, query._replace(last=0) == Query()
     starts = ("[%s]" % address, "[%s%%" % address) if ":" in address else (address + ":",)
 
@@ -711,8 +711,8 @@ OLDER = """
     CREATE TEMP VIEW unwatched AS SELECT 0.0 AS start, 0.0 AS stop, '' AS interface, '' AS why WHERE 0;
     CREATE TEMP VIEW allowed_ips AS SELECT seq AS number, interface, public_key, wall AS since,
         CASE WHEN kind <> 'REMOVED' THEN allowed_ips END AS ips FROM main.events WHERE public_key IS NOT NULL"""
-SESSIONS = """SELECT interface, public_key, name, number, start, last_seen, length, endpoints, received, sent, unwatched,
-    reason FROM sessions
+SESSIONS = """SELECT interface, public_key, name, number, start, last_seen, length, endpoints, received, sent,
+    unwatched, reason FROM sessions
     WHERE start <= ? AND (last_seen IS NULL OR last_seen >= ?) AND number > ? AND number < ?"""
 
 
@@ -913,9 +913,7 @@ def ips_at(changes: Sequence[tuple[float, str | None]], wall: float) -> str | No
     # The allowed IPs of a peer at a time. It may have connected before the first reading that showed it.
     current: str | None = None
     for since, ips in changes:
-        if since > wall and current is not None:
-            break
-        current = ips
+        current = ips if since <= wall or current is None else current
     return current
 
 
@@ -1256,10 +1254,11 @@ def session_columns(zone: Zone) -> list[Column]:
     ]
 
 
-def total_columns() -> list[Column]:
-    def size(count: int | None, total: Total) -> str:
-        return size_text(count) + ("+" if total.beyond and count is not None else "")
+def sized(field: str, flag: str, mark: str) -> Callable[[Any], str]:
+    return lambda item: size_text(getattr(item, field)) + mark * bool(getattr(item, flag) and getattr(item, field))
 
+
+def total_columns() -> list[Column]:
     return [
         Column("SESSIONS", lambda t: str(t.sessions), right=True),
         Column("ONLINE", lambda t: length_text(t.online_s), right=True, colour=CYAN),
@@ -1267,23 +1266,20 @@ def total_columns() -> list[Column]:
         Column("LONGEST", lambda t: length_text(t.longest_s), 5, right=True, colour=CYAN),
         Column("MEDIAN", lambda t: length_text(t.median_s), 3, right=True, colour=CYAN),
         Column("BREAKS/H", lambda t: "%.2f" % (t.interruptions_per_hour or 0), 2, right=True),
-        Column("RECEIVED", lambda t: size(t.received_bytes, t), 8, right=True, colour=CYAN),
-        Column("SENT", lambda t: size(t.sent_bytes, t), 8, right=True, colour=CYAN),
+        Column("RECEIVED", sized("received_bytes", "beyond", "+"), 8, right=True, colour=CYAN),
+        Column("SENT", sized("sent_bytes", "beyond", "+"), 8, right=True, colour=CYAN),
         Column("ADDRESSES", lambda t: str(t.addresses), 1, right=True),
     ]
 
 
 def usage_columns(unit: str) -> list[Column]:
-    def size(count: int | None, usage: Usage) -> str:
-        return ("~" if usage.estimated and count else "") + size_text(count)
-
     return [
         Column(unit.upper(), lambda u: u.unit),
         Column("SESSIONS", lambda u: str(u.sessions), 3, right=True),
         Column("PEERS", lambda u: str(u.peers), 4, right=True),
         Column("ONLINE", lambda u: length_text(u.online_s), right=True, colour=CYAN),
-        Column("RECEIVED", lambda u: size(u.received_bytes, u), 2, right=True, colour=CYAN),
-        Column("SENT", lambda u: size(u.sent_bytes, u), 1, right=True, colour=CYAN),
+        Column("RECEIVED", sized("received_bytes", "estimated", "~"), 2, right=True, colour=CYAN),
+        Column("SENT", sized("sent_bytes", "estimated", "~"), 1, right=True, colour=CYAN),
         Column("NOT WATCHED", lambda u: length_text(u.unwatched_s) if u.unwatched_s else "", 5, right=True),
     ]
 
@@ -1322,12 +1318,11 @@ def gap_line(gap: Gap, table: Table, zone: Zone) -> str:
 def show_sums(columns: Sequence[Column], items: Sequence[Any]) -> list[str]:
     table = Table(columns, items)
     print("\n".join(map(table.row, [None, *items])))
-    notes = []
-    if any(getattr(item, "beyond", False) for item in items):
-        notes.append("+ Includes the bytes of whole sessions that reach beyond the period.")
-    if any(getattr(item, "estimated", False) for item in items):
-        notes.append("~ The bytes of a session that reaches beyond are spread evenly over its time.")
-    return notes + table.notes()
+    marks = {
+        "beyond": "+ Includes the bytes of whole sessions that reach beyond the period.",
+        "estimated": "~ The bytes of a session that reaches beyond are spread evenly over its time.",
+    }
+    return [text for flag, text in marks.items() if any(getattr(item, flag, False) for item in items)] + table.notes()
 
 
 def sum_fields(item: Any, zone: Zone) -> dict[str, Any]:
@@ -2328,16 +2323,14 @@ def main(words: Sequence[str]) -> int:
         print(end="", flush=True)
         return code
     except PermissionError as error:
-        found = "%s cannot be read" % printable(str(error.filename))
+        found = clean("%s cannot be read" % error.filename)
         raise Refusal(found, "only root can read it", "type: " + as_root(words), EXIT_NOT_PERMITTED) from None
     except OSError as error:
         with suppress(OSError, ValueError, AttributeError):  # what is still in the buffer is not written at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # such as `| head`
             return 0
-        found = (
-            "%s cannot be read" % printable(str(error.filename)) if error.filename else "the output cannot be written"
-        )
+        found = clean("%s cannot be read" % error.filename if error.filename else "the output cannot be written")
         raise Refusal(found, wg_monitor.reason_of(error), "try again", EXIT_FAILURE) from None
     finally:
         if collecting:
