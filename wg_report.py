@@ -1528,7 +1528,7 @@ def names(words: Sequence[str]) -> int:
     elif entries:
         layout = Table(NAME_COLUMNS, entries)
         print("".join(line + "\n" for line in map(layout.row, [None, *entries])), end="")
-        notes = ["%d of %s have a name." % (named, wg_monitor.counted(len(keys), "peer")), *notes]
+        notes = ["%d of %s have a name." % (named, counted(len(keys), "peer")), *notes]
         notes += ["Too narrow for: %s. --json shows all." % ", ".join(layout.gone)] * bool(layout.gone)
     show_notes(notes, not options.json)
     return 0
