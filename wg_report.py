@@ -1254,7 +1254,7 @@ def session_columns(zone: Zone) -> list[Column]:
     ]
 
 
-def sized(field: str, flag: str, mark: str) -> Callable[[Any], str]:
+def marked_size(field: str, flag: str, mark: str) -> Callable[[Any], str]:
     return lambda item: size_text(getattr(item, field)) + mark * bool(getattr(item, flag) and getattr(item, field))
 
 
@@ -1266,8 +1266,8 @@ def total_columns() -> list[Column]:
         Column("LONGEST", lambda t: length_text(t.longest_s), 5, right=True, colour=CYAN),
         Column("MEDIAN", lambda t: length_text(t.median_s), 3, right=True, colour=CYAN),
         Column("BREAKS/H", lambda t: "%.2f" % (t.interruptions_per_hour or 0), 2, right=True),
-        Column("RECEIVED", sized("received_bytes", "beyond", "+"), 8, right=True, colour=CYAN),
-        Column("SENT", sized("sent_bytes", "beyond", "+"), 8, right=True, colour=CYAN),
+        Column("RECEIVED", marked_size("received_bytes", "beyond", "+"), 8, right=True, colour=CYAN),
+        Column("SENT", marked_size("sent_bytes", "beyond", "+"), 8, right=True, colour=CYAN),
         Column("ADDRESSES", lambda t: str(t.addresses), 1, right=True),
     ]
 
@@ -1278,8 +1278,8 @@ def usage_columns(unit: str) -> list[Column]:
         Column("SESSIONS", lambda u: str(u.sessions), 3, right=True),
         Column("PEERS", lambda u: str(u.peers), 4, right=True),
         Column("ONLINE", lambda u: length_text(u.online_s), right=True, colour=CYAN),
-        Column("RECEIVED", sized("received_bytes", "estimated", "~"), 2, right=True, colour=CYAN),
-        Column("SENT", sized("sent_bytes", "estimated", "~"), 1, right=True, colour=CYAN),
+        Column("RECEIVED", marked_size("received_bytes", "estimated", "~"), 2, right=True, colour=CYAN),
+        Column("SENT", marked_size("sent_bytes", "estimated", "~"), 1, right=True, colour=CYAN),
         Column("NOT WATCHED", lambda u: length_text(u.unwatched_s) if u.unwatched_s else "", 5, right=True),
     ]
 
