@@ -720,7 +720,7 @@ SESSIONS = """SELECT interface, public_key, name, number, start, last_seen, leng
 # the output blocks. Nothing is written, not even by a lock of ours or a checkpoint. Errors: Refusal, OSError.
 class Store:
     def __init__(self, gateway: str, path: str) -> None:
-        self.gateway, self.path, self.version = gateway, os.path.abspath(path), 0
+        self.gateway, self.path, self.version = gateway, os.path.realpath(path), 0  # its log lies beside the real one
         self.monitor = wg_monitor.use_of(self.path + ".lock").partition("by ")[2]  # the process that runs; "" = none
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):

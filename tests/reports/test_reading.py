@@ -145,6 +145,16 @@ def test_locks_of_a_monitor_in_the_same_process_stay(tmp_path: Path) -> None:
         assert re.search(r"POSIX .* %d \S+:%d " % (os.getpid(), path.stat().st_ino), locks)
 
 
+def test_a_link_to_a_store_in_use_shows_what_its_log_has(tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    for path in story(tmp_path / "state.db"):
+        link.symlink_to(path)
+        (tmp_path / "directory").symlink_to(tmp_path)
+        for name in (link, tmp_path / "directory" / "state.db"):
+            answer = report("sessions", "--store", str(name))
+            assert answer.lines[-2] == "3 sessions of 3 peers." and answer.lines[-1].startswith("Watched since ")
+
+
 def test_a_monitor_that_starts_meanwhile_is_noticed(tmp_path: Path) -> None:
     """What was read while it began to write is read again."""
     path = tmp_path / "state.db"
