@@ -1151,9 +1151,11 @@ def status(words: Sequence[str]) -> int:
                 raise
             notes.append("Handshakes and bytes are as old as the last checkpoint. %s." % refusal)
     parts, wanted = [], set()  # type: list[tuple[Any, str, bool, list[Peer]]], set[Peer]
+    names = names_of(options.interface)
     for store in stores or (None,):
         peers, table = peers_of(store, probed, now)
-        for name in sorted(table.interfaces.keys() | {peer.interface for peer in peers}):
+        links = table.interfaces.keys() | {peer.interface for peer in peers}
+        for name in sorted(links & names if names else links):
             up = name not in table.interfaces or table.interfaces[name].up
             parts.append((store, name, up, [peer for peer in peers if peer.interface == name]))
     everyone = [peer for *_, peers in parts for peer in peers]
@@ -1163,11 +1165,10 @@ def status(words: Sequence[str]) -> int:
         if not found:
             raise unknown_peer(text)
         wanted |= found
-    names = names_of(options.interface)
     shown = []
     for store, name, up, peers in parts:
         peers = [peer for peer in peers if not options.peer or peer in wanted]
-        if name in (names or (name,)) and (peers or not options.peer):
+        if peers or not options.peer:
             peers.sort(key=SORTS[options.sort or "name"])
             peers = peers if options.sort else sorted(peers, key=lambda peer: not peer.online)
             text = heading(name, peers, up, store, now.wall, zone)

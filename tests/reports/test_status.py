@@ -90,6 +90,16 @@ def test_the_exit_code_says_whether_named_peers_are_online(store: Path, words: L
     assert status(store, *words).code == code
 
 
+def test_the_exit_code_is_about_the_interface_that_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    with Watcher(path) as watcher:
+        watcher.see(dump("wg0", P("ann", -5)) + dump("wg1", P("ann"), P("bob")), at(0), checkpoint=True)
+        for interface, code in (("wg0", 0), ("wg1", 3), ("wg0,wg1", 3)):
+            assert status(path, "--peer", "ann", "--interface", interface, now=1).code == code
+        with pytest.raises(Refusal):
+            status(path, "--peer", "bob", "--interface", "wg0", now=1)
+
+
 @pytest.mark.parametrize("name", ["nobody", key("cyd")])  # Cyd was removed
 def test_an_unknown_peer_is_a_failure(store: Path, name: str) -> None:
     with pytest.raises(Refusal, match="no peer has this name or key") as refusal:
