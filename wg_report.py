@@ -2316,6 +2316,8 @@ def main(words: Sequence[str]) -> int:
     # The first word is the command.
     if words[0] not in COMMANDS:
         raise Refusal("'%s' is not known" % printable(words[0]), "it is no command", "see --help")
+    if any(word == "" or re.fullmatch("--[a-z-]+=", word) for word in words):  # it would mean every peer without a name
+        raise Refusal("invalid usage", "an argument is empty", "give it a value; a variable of the shell may be unset")
     reconfigure(errors="replace")  # what the terminal cannot show
     collecting = gc.isenabled()
     gc.disable()  # a million sessions are as many tuples without a cycle: a tenth of the time, for nothing

@@ -76,6 +76,16 @@ def test_the_daemon_does_not_load_it(copied: Path) -> None:
     assert "loaded" not in run(sys.executable, "-IS", str(copied / "wg_monitor.py"), "--interval", "0").err
 
 
+@pytest.mark.parametrize("words", [
+    ["status", "--peer", ""], ["status", "--peer="], ["sessions", "--peer", ""], ["sessions", "--ip", ""],
+    ["sessions", "--since="], ["sessions", "--reason", ""], ["status", "--interface", ""], ["sessions", ""],
+])  # fmt: skip
+def test_an_unset_variable_of_the_shell_asks_for_nobody(store: Path, words: Sequence[str]) -> None:
+    answer = run(sys.executable, "-IS", str(PROJECT / "wg_monitor.py"), *words, "--store", str(store))
+    text = "wg_monitor: invalid usage: an argument is empty; give it a value; a variable of the shell may be unset\n"
+    assert answer == Answer(EXIT_USAGE, "", text)
+
+
 # --- The documents ------------------------------------------------------------------------------------------------
 
 
