@@ -19,7 +19,7 @@ from harness import PROJECT, lacking, need
 pytestmark = pytest.mark.once
 
 HOOKS = sorted(path.relative_to(PROJECT).as_posix() for path in (PROJECT / "contrib/hooks").iterdir())
-SHELL_SCRIPTS = ["tests/run", ".ci/run", "install.sh", *HOOKS]
+SHELL_SCRIPTS = ["tests/run", ".ci/run", "install.sh", "contrib/pictures.sh", *HOOKS]
 
 
 def judge(*command: str) -> None:
