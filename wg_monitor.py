@@ -469,7 +469,8 @@ def safe_name(text: str) -> str:
 
     It has letters of any script with their marks, digits and ._@+-; anything else becomes `_`. It begins with a letter or
     a digit. It has no `...`, which would pose as a short key."""
-    text = "" if HOLDS_KEY.search(text) else INVISIBLE.sub("_", text.strip()[: 10 * NAME_MAX])
+    text = text.strip()[: 11 * NAME_MAX]  # a key takes up to 64 characters: one that begins in the name is whole
+    text = "" if HOLDS_KEY.search(text) else INVISIBLE.sub("_", text[: 10 * NAME_MAX])
     safe, marks = re.sub("[^A-Za-z0-9._@+-]", "_", text) if text.isascii() else "", MARKS_MAX + 1  # on the last letter
     if not text.isascii():
         import unicodedata
@@ -788,7 +789,8 @@ def parse_lines(lines: Iterable[str]) -> Iterator[Named]:
 
 def comment(text: str) -> list[str]:
     # None if it holds a key.
-    return [] if not text or HOLDS_KEY.search(text) else [" ".join(text.split())[:COMMENT_MAX]]
+    text = " ".join(text.split(None, COMMENT_MAX))[: COMMENT_MAX + NAME_MAX]  # a key that begins in the comment is whole
+    return [] if not text or HOLDS_KEY.search(text) else [text[:COMMENT_MAX]]
 
 
 @lru_cache(maxsize=None)  # compiled only where names are read
@@ -3982,7 +3984,6 @@ def watch(flags: Mapping[str, str | None], environment: Mapping[str, str]) -> in
     fit_script(settings)
     wg = find_wg()
     console, manager = Console(os.environ.pop("JOURNAL_STREAM", "")), Notifier(os.environ)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the keys pass through this memory
     os.umask(0o022)  # for the hook, too; what is not for others is created with a mode of its own
     os.chdir("/")
     store = Store(state_path, settings.names["state_path"]) if state_path else None
@@ -4021,6 +4022,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the monitor handles it: Ctrl-C prints no traceback
     signal.pthread_sigmask(signal.SIG_UNBLOCK, Wakeup.SIGNALS)  # a blocked signal is inherited, and would be lost
     hold_standard_streams()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # private keys pass through this memory
     sys.excepthook = report_bug
     try:
         words = sys.argv[1:] if argv is None else argv

@@ -1,15 +1,15 @@
 """Private and preshared keys appear in no output, wherever `wg` prints them."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from device import PRESHARED_KEY, PRIVATE_KEY, hexadecimal, peer
 from expected import dump
-from harness import (
-    Place,
-)
+from harness import MODULE, Place, need, wait_for
 
 SECRETS = [
     form
@@ -62,4 +62,18 @@ def test_the_daemon_cannot_dump_core(place: Place) -> None:
     monitor = place.start()
     device.settle()
     limits = Path("/proc/%d/limits" % monitor.pid).read_text()
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.M)
+
+
+@pytest.mark.parametrize("command", ["check", "status", "names"])
+def test_a_command_that_runs_wg_cannot_dump_core(place: Place, command: str) -> None:
+    need("unshare", "wg")
+    place.wg("exec sleep 5")
+    (place.path / "wg-monitor").write_text("STATE_PATH=%s/none.db\nPEER_NAMES=/none\n" % place.path)
+    system = 'mount --bind "$1" /etc/default && mount -t tmpfs none /var/lib || exit 99; shift; exec "$@"'
+    words = [*place.enter(), "sh", "-c", system, "sh", str(place.path), sys.executable, "-IS", str(MODULE), command]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for("a run of wg", lambda: place.run_count() > 0 or process.poll() is not None)
+        limits = Path("/proc/%d/limits" % process.pid).read_text()
+        process.kill()
     assert re.search(r"^Max core file size +0 +0 ", limits, re.M)

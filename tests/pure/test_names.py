@@ -80,6 +80,22 @@ def test_safe_name(case: Text) -> None:
     assert wg_monitor.safe_name(safe) == safe
 
 
+@pytest.mark.parametrize("secret", [PRIVATE_KEY, PRIVATE_KEY[:-1], PRIVATE_KEY.encode().hex()[:64]])
+@pytest.mark.parametrize("filler", ["#", "a ", "=  "])
+def test_no_part_of_a_key_is_in_a_name_wherever_the_text_is_cut(secret: str, filler: str) -> None:
+    for length in [*range(200, 380), *range(560, 720)]:
+        text = (filler * length)[:length] + " " + secret
+        told = [*wg_monitor.parse_names("# %s\n[Peer]\nPublicKey = %s\n" % (text, ANN))]
+        for name in [wg_monitor.safe_name(text), *(name for _, _, name, _ in told)]:
+            assert not any(secret[start : start + 8] in name for start in range(len(secret) - 8))
+
+
+def test_only_the_beginning_of_a_long_text_is_looked_at() -> None:
+    """A file may have one line of 16 MiB, which would hold the monitor up for half a minute."""
+    assert wg_monitor.safe_name("a" + " " * 1000 + PRIVATE_KEY) == "a" + "_" * 63
+    assert wg_monitor.comment("#a " + "b " * 1000 + PRIVATE_KEY) == ["#a " + ("b " * 150)[:297]]
+
+
 def allowed(character: str) -> bool:
     return character in "._@+-" or unicodedata.category(character)[0] == "L" or unicodedata.category(character) == "Nd"
 
