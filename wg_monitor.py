@@ -788,8 +788,8 @@ def parse_lines(lines: Iterable[str]) -> Iterator[Named]:
 
 
 def comment(text: str) -> list[str]:
-    # None if it holds a key.
-    text = " ".join(text.split(None, COMMENT_MAX))[: COMMENT_MAX + NAME_MAX]  # a key that begins in the comment is whole
+    # None if it holds a key: one that begins in the part that counts is looked at as a whole.
+    text = " ".join(text.split(None, COMMENT_MAX))[: COMMENT_MAX + NAME_MAX]
     return [] if not text or HOLDS_KEY.search(text) else [text[:COMMENT_MAX]]
 
 
@@ -4016,6 +4016,8 @@ def hold_standard_streams() -> None:
     while descriptor <= 2:
         descriptor = os.open("/dev/null", os.O_RDWR)
     os.close(descriptor)
+    # Python has no object for one that was closed, and print() then takes the other one.
+    sys.stdout, sys.stderr = sys.stdout or open(1, "w"), sys.stderr or open(2, "w")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -238,13 +238,17 @@ def test_a_full_disk_is_reported(store: Path) -> None:
         assert (done.returncode, done.stderr) == (1, words_)
 
 
-def test_closed_output_is_no_traceback(store: Path) -> None:
-    command = 'exec "$0" -IS "$@" >&-'
-    done = subprocess.run(
-        ["sh", "-c", command, sys.executable, str(MODULE), "sessions", "--store", str(store)],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.parametrize("shape", ["table", "json", "csv", "html"])
+def test_closed_standard_streams_change_nothing_else(store: Path, shape: str) -> None:
+    """Python has no object for a stream that is closed, and print() would take the other one."""
+    outputs = {}
+    for closed in ("", ">&-", "2>&-"):
+        words = [sys.executable, str(MODULE), "sessions", "--format", shape, "--store", str(store)]
+        done = subprocess.run(["sh", "-c", 'exec "$0" -IS "$@" ' + closed, *words], capture_output=True, text=True)
+        assert done.returncode == 0 and "Traceback" not in done.stderr
+        outputs[closed] = done.stdout.count("\n"), done.stderr
+    assert outputs[">&-"] == (0, outputs[""][1])
+    assert outputs["2>&-"] == (outputs[""][0], "")
 
 
 def test_an_interrupt_ends_it_quietly(store: Path) -> None:
