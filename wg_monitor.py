@@ -1507,16 +1507,20 @@ class Round:
 
 
 def open_names(path: str) -> TextIO:
-    # A file with names. Waits for no FIFO or device. Errors: OSError.
+    # A file with names. Opens no device, and waits for no FIFO. Errors: OSError.
     def descriptor(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)
+        number = os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)
+        if status.st_size and not os.path.samestat(status, os.fstat(number)):
+            os.close(number)
+            raise OSError("it was replaced just now")
+        return number
 
-    file = open(path, encoding="utf-8-sig", errors="replace", newline="\n", opener=descriptor)
-    status = os.fstat(file.fileno())
+    status = os.stat(path)
     if not stat.S_ISREG(status.st_mode) or status.st_size > NAMES_MAX:
-        file.close()
         raise OSError("it is not a regular file of at most %d MiB" % (NAMES_MAX >> 20))
-    return file
+    # The kernel's own files have no size either, and some never answer.
+    name = path if status.st_size else os.devnull
+    return open(name, encoding="utf-8-sig", errors="replace", newline="\n", opener=descriptor)
 
 
 NameFile = Tuple[Tuple[int, ...], Mapping[str, str], str]  # time, size and inode; names by public key; what is wrong

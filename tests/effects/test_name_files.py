@@ -13,6 +13,7 @@ from values import PRIVATE_KEY, ids
 from wg_monitor import Names
 
 ANN, BOB, EVE = (letter * 42 + "A=" for letter in "abe")
+NO_FILE = "it is not a regular file of at most 16 MiB"
 PEER = "# %s\n[Peer]\nPublicKey = %s\n\n"
 
 
@@ -165,9 +166,9 @@ class Damage(NamedTuple):
 
 DAMAGES = [
     Damage("it is missing", no_file, "No such file or directory"),
-    Damage("it is a FIFO that nobody writes to", no_regular_file, "it is not a regular file of at most 16 MiB"),
+    Damage("it is a FIFO that nobody writes to", no_regular_file, NO_FILE),
     Damage("it is a link to itself", a_loop, "Too many levels of symbolic links"),
-    Damage("it is too large", too_large, "it is not a regular file of at most 16 MiB"),
+    Damage("it is too large", too_large, NO_FILE),
 ]
 
 
@@ -195,9 +196,27 @@ def test_a_directory_with_the_name_of_a_configuration(tmp_path: Path) -> None:
     names = Names([str(tmp_path)])
     held = os.listdir("/proc/self/fd")
     for _ in range(5):
-        assert told(names) == ["The names from %s/x.conf stay as they are: Is a directory" % tmp_path]
+        assert told(names) == ["The names from %s/x.conf stay as they are: %s" % (tmp_path, NO_FILE)]
     assert names.known == {ANN: "ann"}
     assert os.listdir("/proc/self/fd") == held
+
+
+def test_a_file_of_the_kernel_that_has_nothing_to_say_is_empty(tmp_path: Path) -> None:
+    """Whoever may write to the directory may put such a link there."""
+    need()
+    (tmp_path / "x.conf").symlink_to("/proc/kmsg")
+    (tmp_path / "y.conf").write_text(ANN + " ann\n")
+    names = Names([str(tmp_path)])
+    for _ in range(3):  # the first one may read former messages
+        names.look()
+    assert names.known == {ANN: "ann"}
+
+
+def test_a_device_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To open a watchdog starts it."""
+    (tmp_path / "x.conf").symlink_to("/dev/null")
+    monkeypatch.setattr(os, "open", lambda *arguments: pytest.fail("opened"))
+    assert told(Names([str(tmp_path)])) == ["The names from %s/x.conf stay as they are: %s" % (tmp_path, NO_FILE)]
 
 
 def test_a_directory_that_cannot_be_listed_keeps_its_names(tmp_path: Path) -> None:
