@@ -2728,28 +2728,20 @@ class Run:
         import subprocess
 
         self.record, self.said, self.overdue = record, b"", False
-        self.reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(writer, True)
-        try:
-            # `executable` is the file that was judged, wherever a link leads by now.
-            streams = {"stdin": subprocess.DEVNULL, "stdout": writer, "stderr": writer}
-            more: dict[str, Any] = {"executable": real, "cwd": "/", "start_new_session": True, **streams}
-            self.process = subprocess.Popen([path], env=hook_environment(record), **more)
-        except BaseException:
-            os.close(self.reader)
-            raise
-        finally:
-            os.close(writer)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "bufsize": 0}
+        # `executable` is the file that was judged, wherever a link leads by now.
+        more: dict[str, Any] = {"executable": real, "cwd": "/", "start_new_session": True, **streams}
+        self.process = subprocess.Popen([path], env=hook_environment(record), **more)
+        assert self.process.stdout is not None
+        self.output, self.reader = self.process.stdout, self.process.stdout.fileno()
+        os.set_blocking(self.reader, False)
         self.deadline = time.monotonic() + timeout_s
 
     def read(self) -> bool:
         # Reads its output and keeps the beginning. False = there will be no more.
-        try:
-            data = os.read(self.reader, 65536)
-        except BlockingIOError:
-            return True
-        self.said += data[: HOOK_OUTPUT_MAX - len(self.said)]
-        return bool(data)
+        data: bytes | None = self.output.read(65536)  # None = nothing right now
+        self.said += (data or b"")[: HOOK_OUTPUT_MAX - len(self.said)]
+        return data != b""
 
     def words(self) -> str:
         event = self.record.event
@@ -2813,7 +2805,7 @@ class HookRunner:
             while len(run.said) < HOOK_OUTPUT_MAX and ready_for(select.POLLIN, run.reader) and run.read():
                 pass
             self.forget(run.reader)
-            os.close(run.reader)
+            run.output.close()
             del self.running[identity]
             self.queue.marks[run.record.seq] = HOOK_DONE
             yield run
@@ -3434,12 +3426,9 @@ class Monitor:
 
     def reap_hooks(self) -> None:
         for run in self.hooks.reap():
-            self.counts["hooks"] += 1
-            if run.process.returncode or run.overdue:
-                self.counts["hook_failures"] += 1
-                self.warn(run.words())
-            else:
-                self.note("DEBUG", run.words())
+            failed = run.overdue or run.process.returncode != 0
+            self.counts.update(hooks=1, hook_failures=int(failed))
+            self.note("WARN" if failed else "DEBUG", run.words())
 
     def start_hooks(self) -> None:
         hooks, queue, store = self.hooks, self.hooks.queue, self.store

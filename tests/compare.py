@@ -752,8 +752,15 @@ class Process:
             raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
         told = json.dumps([os.path.basename(arguments[0]), more["env"]], sort_keys=True)
         append(self.stage.paths.hooks, told.encode() + b"\n")
-        if self.stage.hook_status and isinstance(more.get("stdout"), int):
-            write(more["stdout"], b"it failed\n")
+        self.stdout: Any = None
+        output: Any = more.get("stdout")
+        if output == subprocess.PIPE:
+            reader, output = os.pipe()
+            self.stdout = open(reader, "rb", buffering=0)
+        if self.stage.hook_status and isinstance(output, int):
+            write(output, b"it failed\n")
+        if self.stdout is not None:
+            os.close(output)
 
     def poll(self) -> Optional[int]:
         if self.returncode is None and not self.stage.hooks_last:
