@@ -1884,14 +1884,12 @@ SCHEMA = 3
 
 # What events say about the addresses of peers, in tables of their own. The time of an address that stays in use is
 # written once a day: that keeps a storm cheap.
-FILL_IPS = """INSERT INTO allowed_ips
-    SELECT NULL, interface, public_key, wall, CASE WHEN kind <> 'REMOVED' THEN allowed_ips END
-    FROM events WHERE seq >= ? AND (new OR kind IN ('CHANGED', 'REMOVED'))"""
+FILL_IPS = """INSERT INTO allowed_ips SELECT NULL, interface, public_key, wall,
+    CASE WHEN kind <> 'REMOVED' THEN allowed_ips END FROM events WHERE seq >= ? AND (new OR kind IN ('CHANGED', 'REMOVED'))"""
 ADDRESS = "trim(rtrim(rtrim(endpoint, '0123456789'), ':'), '[]')"
-FILL_ADDRESSES = f"""INSERT INTO addresses SELECT interface, public_key, {ADDRESS}, wall, wall
-    FROM events WHERE seq >= ? AND kind IN ('ONLINE', 'ROAMING') AND endpoint <> '' ON CONFLICT
-    (interface, public_key, address) DO UPDATE SET last_seen = excluded.last_seen
-    WHERE excluded.last_seen > last_seen + 86400"""
+FILL_ADDRESSES = f"""INSERT INTO addresses SELECT interface, public_key, {ADDRESS}, wall, wall FROM events
+    WHERE seq >= ? AND kind IN ('ONLINE', 'ROAMING') AND endpoint <> '' ON CONFLICT (interface, public_key, address)
+    DO UPDATE SET last_seen = excluded.last_seen WHERE excluded.last_seen > last_seen + 86400"""
 ASK_ADDRESS = "SELECT 1 FROM addresses WHERE interface = ? AND public_key = ? AND address = ?"
 
 # Plain SQL that SQLite 3.27 knows. Times are seconds; `wall` since the epoch, `boot` since the machine's start.
@@ -1942,8 +1940,7 @@ MIGRATIONS = (
         first_seen REAL NOT NULL, last_seen REAL NOT NULL, PRIMARY KEY (interface, public_key, address)) WITHOUT ROWID;
     UPDATE events SET new = 1
         WHERE kind IN ('ONLINE', 'OFFLINE') AND (instr(line, ' new (') OR instr(line, '"new": true'));
-    %s; %s;
-    INSERT INTO allowed_ips SELECT NULL, interface, public_key, wall, allowed_ips FROM peers, monitor;
+    %s; %s; INSERT INTO allowed_ips SELECT NULL, interface, public_key, wall, allowed_ips FROM peers, monitor;
     CREATE VIEW sessions_now AS SELECT number, s.interface AS interface, s.public_key AS public_key, s.name AS name,
         start, max(0, monitor.boot - began) AS length, unwatched, endpoints,
         past_rx + rx - received_before AS received, past_tx + tx - sent_before AS sent
@@ -1987,11 +1984,9 @@ PEERS = Relation(
 SESSION = """sessions number int, start real, began real, received_before int, sent_before int, unwatched real, endpoints text,
     name text"""
 SESSIONS = Relation(SESSION, "interface text, public_key text")
-OUTCOMES = Relation(SESSION, "last_seen real?, length real?, received int?, sent int?, reason text?")
-ENDS = Relation(
-    "sessions last_seen real, length real, received int, sent int, reason text",
-    "detected real, endpoints text, unwatched real, number int",
-)
+OUTCOME = "last_seen real?, length real?, received int?, sent int?, reason text?"
+OUTCOMES = Relation(SESSION, OUTCOME)
+ENDS = Relation("sessions " + OUTCOME, "detected real, endpoints text, unwatched real, number int")
 EVENTS = Relation(
     """events kind text, wall real, interface text?, public_key text?, endpoint text?, allowed_ips text?,
     handshake int?, online int?, new int?, name text?, first_seen int?""",
@@ -2117,13 +2112,12 @@ class Store:
             self.inodes = {"": os.stat(self.path).st_ino}
             version = self.examine()
             os.chmod(self.path, 0o600)
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -256"):
-                self.database.execute("PRAGMA " + pragma).fetchall()
+            pragmas = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -256"
+            self.database.executescript(pragmas)
             if version < SCHEMA:
                 script = ("BEGIN IMMEDIATE", *MIGRATIONS[version:], "PRAGMA user_version = %d" % SCHEMA, "COMMIT")
                 self.database.executescript(";".join(script))
-            for statement in ("BEGIN IMMEDIATE", "ROLLBACK"):  # somebody else may write to it right now
-                self.database.execute(statement)
+            self.database.executescript("BEGIN IMMEDIATE; ROLLBACK")  # somebody else may write to it right now
             recognized = self.recognizes()
             if self.saved is not None and not recognized:  # somebody put it there while this run goes on
                 if self.database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
@@ -2135,8 +2129,7 @@ class Store:
 
     def open_note(self) -> None:
         # Opens the small file, and reads what the last run left. Errors: OSError.
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self.note_file = os.open(self.path + ".last", flags, 0o600)
+        self.note_file = os.open(self.path + ".last", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         pairs = os.pread(self.note_file, NOTE_SIZE, 0).split() if self.note is None else []
         if len(pairs) in (7, len(Note._fields)):  # a version without the counts wrote 7
             with suppress(ValueError):
@@ -2172,10 +2165,9 @@ class Store:
         if version < 0 or bool(version) != bool(tables):
             raise StoreFault("its schema has an invalid version", damaged=True)
         if version > SCHEMA:
-            why, remedy = "it has schema %d, this one knows %d" % (version, SCHEMA), "install that version"
-            raise self.refusal(
-                "was written by a newer wg_monitor", why, remedy + " or choose another path", EXIT_FAILURE
-            )
+            why = "it has schema %d, this one knows %d" % (version, SCHEMA)
+            remedy = "install that version or choose another path"
+            raise self.refusal("was written by a newer wg_monitor", why, remedy, EXIT_FAILURE)
         if self.saved is not None and version:  # while this run goes on, only its own history may come back
             other = "SELECT 1 FROM monitor WHERE id <> ?"
             if version < SCHEMA or self.connection().execute(other, [self.saved["id"]]).fetchone():
@@ -2218,23 +2210,18 @@ class Store:
         return number
 
     def transact(self, statements: list[tuple[str, Any]], durable: bool = True, wal_pages: int = WAL_PAGES) -> None:
-        """Statements, each with the rows of values that it is executed for: all or nothing. `durable`: they survive a
-        power failure as soon as this returns. The write-ahead log goes into the database when it has more than
+        """Statements, each with the rows of values that it is executed for: all or nothing, as `faults` closes the
+        database after any error. `durable`: they survive a power failure as soon as this returns. The write-ahead log goes into the database when it has more than
         `wal_pages` pages."""
         database = self.connection()
         database.execute("PRAGMA synchronous = " + ("FULL" if durable else "NORMAL"))
         database.execute("PRAGMA wal_autocheckpoint = %d" % wal_pages)
         database.execute("BEGIN IMMEDIATE")
-        try:
-            if not self.recognizes() or not self.is_current():
-                raise StoreFault("it was deleted or replaced")
-            for statement, rows in statements:
-                database.executemany(statement, rows)
-            database.execute("COMMIT")
-        except BaseException:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-            raise
+        if not self.recognizes() or not self.is_current():
+            raise StoreFault("it was deleted or replaced")
+        for statement, rows in statements:
+            database.executemany(statement, rows)
+        database.execute("COMMIT")
 
     def recognizes(self) -> bool:
         # Whether the open database has the last save of this run.
@@ -2292,9 +2279,8 @@ class Store:
     ) -> tuple[Table, list[Row]]:
         # The table, and the peers of interfaces that are not `wanted`.
         table = Table()
-        width = len(Session._fields)
         open_sessions = self.rows(SESSIONS, "JOIN peers ON number = peers.session AND reason IS NULL")
-        sessions = {row[0]: Session(*row[:width]) for row in open_sessions}
+        sessions = {row[0]: Session(*row[:-2]) for row in open_sessions}
         for *own, interface, public_key, heard_wall, session, ended_wall, ended in self.rows(PEERS):
             row = Row((sys.intern(interface), public_key))
             for name, value in zip(PEERS.own_names, own):
@@ -2435,8 +2421,9 @@ class Store:
         if self.database is None:
             return
         replaced = not self.is_current()
-        if replaced:  # SQLite would leave its log, and play it into the new file
-            with suppress(self.database.Error):
+        with suppress(self.database.Error):
+            self.database.rollback()
+            if replaced:  # SQLite would leave its log, and play it into the new file
                 self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.database.close()
         self.database = None
@@ -2475,8 +2462,7 @@ def event_row(record: Record) -> list[Any]:
     was = event.before or None if event.ended is None else event.ended.reason
     if event.public_key is None and event.interface is not None:
         was = "%d %d" % (event.peers, event.online_peers)
-    number = None if session is None else session.number
-    return EVENTS.row(event, record.seq, was, number, record.hook, record.line)
+    return EVENTS.row(event, record.seq, was, session and session.number, record.hook, record.line)
 
 
 def record_of(row: Sequence[Any], outcomes: Mapping[int, Ended]) -> Record:
@@ -2511,7 +2497,7 @@ def end_row(ended: Ended, wall: float) -> list[Any]:
 
 def peer_row(row: Row, now: Moment) -> list[Any]:
     heard_wall = now.wall - (now.boot - row.heard)
-    return PEERS.row(row, *row.identity, heard_wall, None if row.session is None else row.session.number, *row.ended)
+    return PEERS.row(row, *row.identity, heard_wall, row.session and row.session.number, *row.ended)
 
 
 # --- Effects: the outbox ------------------------------------------------------------------------------------------
@@ -2561,8 +2547,7 @@ class Outbox:
             if self.trail is not None:
                 self.delivered = self.delivered._replace(position=self.trail.position())
         self.store.save(records, table, now, self.delivered, **more)
-        for _ in records:
-            self.unsaved.popleft()
+        self.unsaved.clear()
 
     def batch(self) -> tuple[Sequence[int], Sequence[bytes]]:
         # The next lines for the trail, after their numbers.
