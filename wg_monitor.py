@@ -1633,7 +1633,8 @@ class Console:
                 if not ready_for(select.POLLOUT, self.socket.fileno(), self.patience - time.monotonic()):
                     return False
             except OSError:
-                self.socket.close()
+                if self.socket is not None:  # no descriptor may be left for one
+                    self.socket.close()
                 self.socket = None
                 tries -= 1
         return False

@@ -1,6 +1,7 @@
 """The journal's native protocol, on a real socket that takes the place of journald's."""
 
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -172,6 +173,20 @@ def test_without_the_socket_lines_go_through_standard_error(journal: Journal, er
     tell(console, ONLINE, WARNING)
     assert error.lines() == ["<6>" + ONLINE.line.decode()[20:-1], "<4>[WARN] Readings resumed after 1m 0s"]
     assert console.dropped == 0
+
+
+def test_without_a_descriptor_for_the_socket_lines_go_through_standard_error(journal: Journal, error: Error) -> None:
+    console, limits = error.console(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(2)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        tell(console, ONLINE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    tell(console, ONLINE)
+    assert error.lines() == ["<6>" + ONLINE.line.decode()[20:-1]]
+    assert len(journal.entries()) == 1
 
 
 def test_a_socket_that_was_made_anew_is_found(journal: Journal, error: Error) -> None:
