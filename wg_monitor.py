@@ -410,10 +410,8 @@ class Delivered(NamedTuple):
 
     def without(self, first: int, last: int) -> "Delivered":
         # The trail has these lines now, or will never get them.
-        parts = [
-            part for begin, end in self.missing for part in ((begin, min(end, first - 1)), (max(begin, last + 1), end))
-        ]
-        return self._replace(missing=tuple((begin, end) for begin, end in parts if begin <= end))
+        parts = (((begin, min(end, first - 1)), (max(begin, last + 1), end)) for begin, end in self.missing)
+        return self._replace(missing=tuple((begin, end) for begin, end in chain(*parts) if begin <= end))
 
 
 # Fields and units are those of the table OPTIONS.
@@ -567,15 +565,13 @@ def parse_complaints(text: str, wanted: frozenset[str]) -> tuple[frozenset[str],
     return frozenset(clear & wanted if wanted else clear), unclear
 
 
-def parse(
-    blocks: Iterable[bytes], complaints: str, memo: Memo, names: Iterable[str], wanted: frozenset[str]
-) -> Reading:
+def parse(blocks: Iterable[bytes], errors: str, memo: Memo, names: Iterable[str], wanted: frozenset[str]) -> Reading:
     """The output of `wg show all dump`, in blocks of whole lines, as a Reading. Brings the memo up to this output.
 
     Shapes: an interface's own line has 5 fields, a peer's 9, separated by tabs; any other line is skipped and
-    counted. `names`: the interfaces of known peers, looked at only if a line is invalid. `wanted`: empty = all.
-    Source: wg(8), "dump"."""
-    unreadable, unclear = parse_complaints(complaints, wanted)
+    counted. `errors`: the standard error. `names`: the interfaces of known peers, looked at only if a line is
+    invalid. `wanted`: empty = all. Source: wg(8), "dump"."""
+    unreadable, unclear = parse_complaints(errors, wanted)
     if unclear:
         memo.cut(0)
     parser = Parser(memo, names, wanted)
@@ -795,12 +791,11 @@ def comment(text: str) -> list[str]:
 
 @lru_cache(maxsize=None)  # compiled only where names are read
 def name_rules() -> list[tuple[str, str, "re.Pattern[str]"]]:
-    rules = []
-    for place, form in ((place, form) for place, *forms in NAME_FORMS for form in forms):
+    def compiled(form: str) -> "re.Pattern[str]":
         parts = re.split(r'("X"|X|\.\.\.|10| )', form)
-        pattern = "".join(FORM_PARTS.get(part) or re.escape(part) for part in parts)
-        rules.append((place, form, re.compile("(?i)" + pattern)))
-    return rules
+        return re.compile("(?i)" + "".join(FORM_PARTS.get(part) or re.escape(part) for part in parts))
+
+    return [(place, form, compiled(form)) for place, *forms in NAME_FORMS for form in forms]
 
 
 def named(number: int, key: str, peer: Mapping[str, list[str]]) -> Iterable[Named]:
@@ -916,8 +911,7 @@ def add_peer(table: Table, line: PeerLine, now: Moment, settings: Settings) -> E
     row.made = place(row.handshake, None, NEVER, now)
     if is_alive(row, now, settings):
         begin_session(table, row, (row.received, row.transmitted), now, settings)
-    kind = "OFFLINE" if row.session is None else "ONLINE"
-    return event_of(kind, row, now, new=True)
+    return event_of("OFFLINE" if row.session is None else "ONLINE", row, now, new=True)
 
 
 def follow_peer(table: Table, row: Row, line: Line, now: Moment, settings: Settings) -> list[Event]:
@@ -994,9 +988,8 @@ def renew(row: Row, handshake: int, read: float, now: Moment) -> None:
 
 def readdress(row: Row, line: PeerLine) -> None:
     endpoint = line.endpoint or row.endpoint  # an interface created anew has forgotten from where the peer came
-    if (endpoint, line.allowed_ips) != (row.endpoint, row.allowed_ips):
-        row.endpoint, row.allowed_ips = endpoint, line.allowed_ips
-        row.unsaved = True
+    row.unsaved = row.unsaved or (endpoint, line.allowed_ips) != (row.endpoint, row.allowed_ips)
+    row.endpoint, row.allowed_ips = endpoint, line.allowed_ips
 
 
 def place(handshake: int, before: int | None, read: float, now: Moment) -> float:
@@ -1037,8 +1030,7 @@ def event_of(kind: str, row: Row, now: Moment, **more: Any) -> Event:
 
 def begin_session(table: Table, row: Row, totals: tuple[int, int], now: Moment, settings: Settings) -> None:
     # `totals`: what was received and sent up to the last reading, when the session had not begun.
-    began: float = row.made
-    start: float = row.handshake
+    start, began = Moment(row.handshake, row.made)
     if now.boot - began >= settings.threshold:  # not the handshake but received bytes brought the peer online
         began = sign_of_life(row, settings)
         start = now.wall - (now.boot - began)
@@ -1594,9 +1586,8 @@ class Console:
 
     def write(self, record: Record, stamped: bool) -> None:
         # One whole line. The journal adds its own time stamps. On standard error, it takes the level as in sd-daemon(3).
-        line = record.line
+        line = record.line[20:] if self.journal and stamped else record.line
         if self.journal:
-            line = line[20:] if stamped else line
             # When journald gets the last line, this process may have ended, and a datagram would belong to no unit.
             last = record.event.kind == "STOP"
             if not last and self.tell_journal(journal_fields(record, line.decode("utf-8", "replace")[:-1])):
@@ -1811,16 +1802,15 @@ class Trail:
 
     def write(self, lines: Sequence[bytes]) -> tuple[int, OSError | None]:
         # Writes lines at `position`. Returns how many the file has in full, and the error that stopped the rest.
-        written = done = len(self.cut)  # bytes of all lines, and of the lines in the current call
+        written = len(self.cut)  # bytes of all lines
         error: OSError | None = None
         try:
             for first in range(0, len(lines), LINES_AT_ONCE):
-                data = memoryview(b"".join(lines[first : first + LINES_AT_ONCE]))
-                while done < len(data):
-                    count = os.write(self.descriptor, data[done:])
-                    done += count
+                data = memoryview(b"".join(lines[first : first + LINES_AT_ONCE]))[0 if first else written :]
+                while data:
+                    count = os.write(self.descriptor, data)
                     written += count
-                done = 0
+                    data = data[count:]
             os.fsync(self.descriptor)
         except OSError as caught:
             error = caught
@@ -2211,9 +2201,9 @@ class Store:
         return number
 
     def transact(self, statements: list[tuple[str, Any]], durable: bool = True, wal_pages: int = WAL_PAGES) -> None:
-        """Statements, each with the rows of values that it is executed for: all or nothing, as `faults` closes the
-        database after any error. `durable`: they survive a power failure as soon as this returns. The write-ahead log goes into the database when it has more than
-        `wal_pages` pages."""
+        """Statements, each with the rows of values that it is executed for: all or nothing, since `faults` closes the
+        database after any error. `durable`: they survive a power failure as soon as this returns. The write-ahead log
+        goes into the database when it has more than `wal_pages` pages."""
         database = self.connection()
         database.execute("PRAGMA synchronous = " + ("FULL" if durable else "NORMAL"))
         database.execute("PRAGMA wal_autocheckpoint = %d" % wal_pages)
@@ -2364,8 +2354,7 @@ class Store:
         steps.append(("DELETE FROM peers WHERE interface = ? AND public_key = ?", sorted(gone)))
         steps.append(("REPLACE " + PEERS.insert, (peer_row(row, now) for row in unsaved)))
         interfaces = [INTERFACES.row(interface, name) for name, interface in table.interfaces.items()]
-        steps.append(("REPLACE " + INTERFACES.insert, interfaces))
-        steps.append(("REPLACE " + MONITOR.insert, [list(saved.values())]))
+        steps += [("REPLACE " + INTERFACES.insert, interfaces), ("REPLACE " + MONITOR.insert, [list(saved.values())])]
         # The trail waits for these lines and no others: SQLite moves a large log only when the trail has them.
         next_for_trail = records and delivered.complete == records[0].seq - 1
         with self.faults():
@@ -2645,10 +2634,9 @@ class Outbox:
 def user_name(uid: int) -> str:
     import pwd
 
-    try:
+    with suppress(KeyError):
         return printable(pwd.getpwuid(uid).pw_name)
-    except KeyError:
-        return "user %d" % uid
+    return "user %d" % uid
 
 
 def owner_of(path: str) -> str:
@@ -2711,13 +2699,12 @@ def judge_script(path: str) -> tuple[str, str]:
 # A hook that is running.
 class Run:
     def __init__(self, record: Record, path: str, real: str, timeout_s: int) -> None:
-        import subprocess
+        from subprocess import DEVNULL, PIPE, STDOUT, Popen
 
         self.record, self.said, self.overdue = record, b"", False
-        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "bufsize": 0}
         # `executable` is the file that was judged, wherever a link leads by now.
-        more: dict[str, Any] = {"executable": real, "cwd": "/", "start_new_session": True, **streams}
-        self.process = subprocess.Popen([path], env=hook_environment(record), **more)
+        more: dict[str, Any] = {"executable": real, "cwd": "/", "start_new_session": True, "bufsize": 0}
+        self.process = Popen([path], env=hook_environment(record), stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, **more)
         assert self.process.stdout is not None
         self.output, self.reader = self.process.stdout, self.process.stdout.fileno()
         os.set_blocking(self.reader, False)
@@ -2808,13 +2795,11 @@ class HookRunner:
 # would not get them anyway.
 class Notifier:
     def __init__(self, environment: "os._Environ[str]") -> None:
-        self.address = environment.pop("NOTIFY_SOCKET", "")
+        self.address = re.sub("^@", "\0", environment.pop("NOTIFY_SOCKET", ""))
         usec = environment.pop("WATCHDOG_USEC", "")
         pid = environment.pop("WATCHDOG_PID", "")
         mine = usec.isdigit() and pid in ("", str(os.getpid()))
         self.watchdog_s = int(usec) / 1e6 if mine and self.address else 0.0
-        if self.address.startswith("@"):
-            self.address = "\0" + self.address[1:]
 
     def tell(self, *assignments: str) -> bool:
         # Whether the message was sent, or nobody listens.
@@ -2840,11 +2825,6 @@ class Wakeup:
         for number in self.SIGNALS:
             signal.signal(number, lambda *_: None)
             signal.siginterrupt(number, False)
-
-    def signals(self) -> set[int]:
-        with suppress(BlockingIOError):
-            return set(os.read(self.reader, 4096))
-        return set()
 
 
 # --- The monitor --------------------------------------------------------------------------------------------------
@@ -3203,19 +3183,16 @@ class Monitor:
         signals: set[int] = set()
         for descriptor, _ in self.poll.poll(milliseconds(until - time.monotonic())):
             if descriptor == self.wakeup.reader:
-                signals = self.wakeup.signals()
+                signals = set(os.read(descriptor, 4096))
             else:
                 self.hooks.hear(descriptor)
         return signals
 
     def wake_at(self) -> float:
-        at = min(self.grid.next, self.statistics.next, self.hooks.deadline(), *(p.deadline for p in self.probes))
-        if self.hooks.unfit:
-            at = min(at, time.monotonic() + HOOK_RETRY_S)
-        at = min(at, time.monotonic() + self.hooks.queue.rest(moment().boot))
-        if self.manager.watchdog_s:
-            at = min(at, self.fed + self.manager.watchdog_s / 2)
-        return at
+        at = [self.grid.next, self.statistics.next, self.hooks.deadline(), *(probe.deadline for probe in self.probes)]
+        rest = min(self.hooks.queue.rest(moment().boot), HOOK_RETRY_S if self.hooks.unfit else float("inf"))
+        fed = self.fed + self.manager.watchdog_s / 2 if self.manager.watchdog_s else float("inf")
+        return min(*at, time.monotonic() + rest, fed)
 
     def start_reading(self) -> None:
         if not self.probe.pid:
@@ -3739,10 +3716,8 @@ def build_parser() -> Any:
     for option in OPTIONS:
         default = "; default: " + option.default if option.default else ""
         words = "%s (%s%s)" % (option.meaning, option.variable, default)
-        if option.metavar:
-            parser.add_argument(option.flag, metavar=option.metavar, help=words)
-        else:
-            parser.add_argument(option.flag, nargs="?", const="true", metavar="=BOOLEAN", help=words)
+        more: dict[str, Any] = {} if option.metavar else {"nargs": "?", "const": "true"}
+        parser.add_argument(option.flag, metavar=option.metavar or "=BOOLEAN", help=words, **more)
     return parser
 
 
@@ -3852,6 +3827,8 @@ def findings(flags: Mapping[str, str | None], environment: Mapping[str, str]) ->
         names = Names(settings.peer_names)
         missing = [fault.begins for fault in names.look()]
         yield "names", ("; ".join([counted(len(names.known), "name"), *missing]), EXIT_FAILURE if missing else 0)
+    # The first start creates it.
+    to_come = not os.path.lexists(STATE_DIRECTORY) and os.path.dirname(settings.state_path) == STATE_DIRECTORY
     permission, wg = outcome(judge_permission), outcome(find_wg)
     yield from (("permission", permission), ("wg", wg))
     if not permission[1] and not wg[1]:
@@ -3864,10 +3841,7 @@ def findings(flags: Mapping[str, str | None], environment: Mapping[str, str]) ->
     for what, judge, field, lock in places:
         if field not in wrong:
             words, code = outcome(judge, settings)
-            units_own = (
-                what == "store" and settings.names[field] == "STATE_PATH" and not os.path.lexists(STATE_DIRECTORY)
-            )
-            if code and units_own and os.path.dirname(settings.state_path) == STATE_DIRECTORY:
+            if code and what == "store" and settings.names[field] == "STATE_PATH" and to_come:
                 words, code = settings.state_path + ", whose directory the first start creates", 0
             yield what, ("%s%s" % (words or "none (%s is not set)" % field.upper(), use_of(lock)), code)
 
