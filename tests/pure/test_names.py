@@ -85,7 +85,7 @@ def test_safe_name(case: Text) -> None:
 def test_no_part_of_a_key_is_in_a_name_wherever_the_text_is_cut(secret: str, filler: str) -> None:
     for length in [*range(200, 380), *range(560, 720)]:
         text = (filler * length)[:length] + " " + secret
-        told = [*wg_monitor.parse_names("# %s\n[Peer]\nPublicKey = %s\n" % (text, ANN))]
+        told = [*wg_monitor.parse_names(io.StringIO("# %s\n[Peer]\nPublicKey = %s\n" % (text, ANN)))]
         for name in [wg_monitor.safe_name(text), *(name for _, _, name, _ in told)]:
             assert not any(secret[start : start + 8] in name for start in range(len(secret) - 8))
 
