@@ -173,7 +173,7 @@ WARNING_IDS = {
     " did not finish": "ac3dcd493c7d43ad9268c230e3cc827f", " stay as they are: ": "926fc299822746ffba33718f45ca1983",
     "Names are read from ": "f9a65fdfc5f6416d8088c2906016826d",
 }  # fmt: skip
-REPORTS = ("status", "sessions", "names")  # the commands of wg_report.py
+REPORTS = ("status", "sessions", "names", "metrics")  # the commands of wg_report.py
 
 # --- Values -------------------------------------------------------------------------------------------------------
 

@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
-"""Who was connected when: answers from what wg_monitor wrote. It reads, and writes nothing.
+"""Who was connected when: answers from what wg_monitor wrote. It reads, and writes nothing
+but the file of `metrics --output`.
 
     store, trails  --read-->    History     what was recorded: sessions, gaps, and the time that was watched
     [Session]      --select-->  [Session]   those that a query asks for, one at a time, the oldest first
     [Session]      --add up-->  [Total]     of each peer, day, week or month
     any of them    --show-->    table, JSON, CSV, page
+    store, wg      --show-->    the present, metrics
 
 The daemon's module hands its commands over to this one, and this one takes its values and texts from there.
 
-Trust boundary: what a store or a trail says may be hostile. It reaches a terminal, a spreadsheet or a browser only
-through the functions of the section "Text".
+Trust boundary: what a store or a trail says may be hostile. It reaches a terminal, a spreadsheet, a browser or
+Prometheus only through the functions of the section "Text".
 
-Exit codes: 0 done, 1 failure or an unknown peer, 2 invalid usage, 3 a queried peer is offline, 4 not permitted.
+Exit codes: 0 done, 1 failure or an unknown peer, 2 invalid usage, 3 a queried peer is offline, 4 not permitted,
+5 `wg` is not installed.
 """
 
 from __future__ import annotations
@@ -514,7 +517,7 @@ def add_up_by(
 
 
 # --- Text ---------------------------------------------------------------------------------------------------------
-# What comes from a store or a trail reaches a terminal or a spreadsheet only through these functions.
+# What comes from a store or a trail reaches a terminal, a spreadsheet or Prometheus only through these functions.
 
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet takes a cell that begins so for a formula
 UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
@@ -769,6 +772,8 @@ class Store:
         firsts = "SELECT min(start) FROM runs UNION SELECT min(start) FROM sessions UNION SELECT min(wall) FROM events"
         begins = [first for (first,) in rows(database, "real?", firsts) if first is not None]
         self.since = min([*begins, self.last])  # the first time that somebody watched
+        counts = [int(note[name]) for name in wg_monitor.Note._fields[7:] if note.get(name, "").isdigit()]
+        self.counts = counts if len(counts) == len(wg_monitor.Note._fields[7:]) else []  # of the run; empty = unknown
 
     def refusal(self, what: str, why: str, remedy: str = "name a store, such as %s/state.db" % STORES) -> Refusal:
         return Refusal("%s %s" % (printable(self.path), what), why, remedy, EXIT_FAILURE)
@@ -1046,22 +1051,33 @@ class Loader(wg_monitor.Store):
         return self.load_table(wanted, None if rebooted or not complete else complete[0], rebooted)[0]
 
 
+def load_table(store: Store | None, now: wg_monitor.Moment, settings: Any = None) -> tuple[wg_monitor.Table, Any]:
+    # The state table as the store has it, and the settings of its monitor. Without a store: a new one, and `settings`.
+    settings = settings or wg_monitor.parse_settings({}, {})
+    if store is None:
+        return wg_monitor.Table(), settings
+    if store.rule is not None:  # the threshold of the monitor, not a guess
+        saved = zip(("INTERVAL", "THRESHOLD", "LIVENESS", "INTERFACE"), map(str, store.rule))
+        settings = wg_monitor.parse_settings({}, dict(saved))
+    rebooted = None if store.boot_id in ("", wg_monitor.boot_id()) else now
+    return store.read(lambda database: Loader(database).table(settings.interface, rebooted)), settings
+
+
+def decide_by_wg(table: wg_monitor.Table, settings: wg_monitor.Settings, probed: Probed) -> Iterable[Key]:
+    # Brings the table up to this run of `wg`, as the monitor would at its next reading. Returns the peers in it.
+    probe, answer = probed
+    blocks, memo = probe.blocks(answer.size), wg_monitor.Memo()
+    reading = wg_monitor.parse(blocks, answer.complaints, memo, (), settings.interface)
+    wg_monitor.decide(table, reading, answer.at, settings)
+    return reading.present or ()
+
+
 def peers_of(store: Store | None, probed: Probed | None, now: wg_monitor.Moment) -> tuple[list[Peer], wg_monitor.Table]:
     """The peers as the store shows them; with a run of `wg`, as the monitor would see them in its next reading."""
-    names: Mapping[Key, str] = {}
-    table, saved = wg_monitor.Table(), {}
-    if store is not None and store.rule is not None:  # the threshold of the monitor, not a guess
-        saved = dict(zip(("INTERVAL", "THRESHOLD", "LIVENESS", "INTERFACE"), map(str, store.rule)))
-    settings = wg_monitor.parse_settings({}, saved)
-    if store is not None:
-        rebooted = None if store.boot_id in ("", wg_monitor.boot_id()) else now
-        table = store.read(lambda database: Loader(database).table(settings.interface, rebooted))
-        names = store.names
+    table, settings = load_table(store, now)
+    names: Mapping[Key, str] = {} if store is None else store.names
     if probed is not None:
-        probe, answer = probed
-        blocks, memo = probe.blocks(answer.size), wg_monitor.Memo()
-        reading = wg_monitor.parse(blocks, answer.complaints, memo, (), settings.interface)
-        wg_monitor.decide(table, reading, answer.at, settings)
+        decide_by_wg(table, settings, probed)
     peers = []
     for key, row in table.rows.items():
         session, received, sent = row.session, None, None  # type: Any, int | None, int | None
@@ -1480,9 +1496,7 @@ def known_keys(path: str) -> set[str]:
     """The keys of the peers that exist: in the store, or without one, in a run of `wg`. Errors: Refusal, OSError."""
     if os.path.lexists(path):
         return {key for _, key in Store("", path).names}
-    probe, answer = run_wg()
-    reading = wg_monitor.parse(probe.blocks(answer.size), answer.complaints, wg_monitor.Memo(), (), frozenset())
-    return {key for _, key in reading.present or ()}
+    return {key for _, key in decide_by_wg(*load_table(None, wg_monitor.moment()), run_wg())}
 
 
 def entries_of(paths: Sequence[str], keys: set[str], notes: list[str]) -> Iterator[Entry]:
@@ -2249,6 +2263,117 @@ def joined(gaps: Iterable[tuple[float, float, str]], near: float) -> list[tuple[
     return found
 
 
+# --- The command metrics ------------------------------------------------------------------------------------------
+
+
+def labels_text(**labels: str) -> str:
+    # A store may be hostile: its texts cannot leave their quotes.
+    texts = {name: clean(text).replace("\\", r"\\").replace('"', r"\"") for name, text in labels.items()}
+    return ",".join('%s="%s"' % pair for pair in texts.items())
+
+
+def metric(name: str, about: str, samples: Iterable[tuple[str, float]]) -> Iterator[str]:
+    # In Prometheus' text format. `samples`: the values by labels; without any, nothing is said of the metric.
+    head = "# HELP %s %s.\n# TYPE %s %s\n" % (name, about, name, "counter" if name.endswith("_total") else "gauge")
+    for labels, value in samples:
+        yield "%s%s%s %s\n" % (head, name, "{%s}" % labels if labels else "", round(value, 3))
+        head = ""
+
+
+def metrics_of(
+    table: wg_monitor.Table, shown: Iterable[Key], store: Store | None, last: float | None, more: Mapping[str, str]
+) -> Iterator[str]:
+    """Lines about what is known. `shown`: the peers in this run of `wg`. `more`: labels of every value."""
+    peers = []
+    for (interface, key), row in sorted(table.rows.items()):
+        name = printable(store.names.get((interface, key), ""), 64) if store else ""
+        peers.append((row, labels_text(interface=interface, public_key=key, friendly_name=name, **more)))
+    # Existing dashboards know the first three.
+    wide = [(row, "%s,%s" % (labels, labels_text(allowed_ips=row.allowed_ips))) for row, labels in peers]
+    # What the store has may be older than the last file: to Prometheus, a counter that falls has begun anew.
+    fresh = [(row, labels) for row, labels in wide if row.identity in shown]
+    about = "Bytes sent to the peer, as wg shows them"
+    yield from metric("wireguard_sent_bytes_total", about, ((labels, row.tx) for row, labels in fresh))
+    about = "Bytes received from the peer, as wg shows them"
+    yield from metric("wireguard_received_bytes_total", about, ((labels, row.rx) for row, labels in fresh))
+    about = "Time of the latest handshake in seconds since the epoch, not its age; 0 = never"
+    yield from metric("wireguard_latest_handshake_seconds", about, ((labels, row.handshake) for row, labels in wide))
+    about = "Whether the peer is online: 1 = yes, 0 = no"
+    yield from metric(
+        "wg_monitor_peer_online", about, ((labels, int(row.session is not None)) for row, labels in peers)
+    )
+    about = "Time at which the session of an online peer began, in seconds since the epoch"
+    starts = ((labels, row.session.start) for row, labels in peers if row.session and store)
+    yield from metric("wg_monitor_peer_session_start_seconds", about, starts)
+    ups = ((labels_text(interface=name, **more), int(found.up)) for name, found in sorted(table.interfaces.items()))
+    yield from metric("wg_monitor_interface_up", "Whether the interface exists: 1 = yes, 0 = no", ups)
+    about, own = "Time of the monitor's last reading in seconds since the epoch; 0 = none is known", labels_text(**more)
+    yield from metric("wg_monitor_last_reading_timestamp_seconds", about, [] if last is None else [(own, last)])
+    if store and store.counts:
+        readings, failed, hooks, hook_failures, trail_failures, store_failures = store.counts
+        for name, about, label, counts in (
+            ("readings", "Readings", "result", {"ok": readings - failed, "failed": failed}),
+            ("hook_runs", "Runs of the hook", "result", {"ok": hooks - hook_failures, "failed": hook_failures}),
+            ("write_failures", "Failed writes", "sink", {"trail": trail_failures, "store": store_failures}),
+        ):
+            samples = [(labels_text(**{label: which}, **more), count) for which, count in counts.items()]
+            yield from metric("wg_monitor_%s_total" % name, about + " since the monitor started", samples)
+    version = labels_text(version=wg_monitor.VERSION, **more)
+    yield from metric("wg_monitor_build_info", "Always 1; the version is a label", [(version, 1)])
+
+
+def replace_file(path: str, lines: Iterable[str]) -> None:
+    # A reader finds the former file or the whole new one. node_exporter reads none with the temporary name.
+    from tempfile import mkstemp
+
+    temporary = ""
+    try:
+        descriptor, temporary = mkstemp(".new", ".wg-monitor-", os.path.dirname(os.path.abspath(path)))
+        with open(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(descriptor, 0o644)
+            file.writelines(lines)
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            os.remove(temporary)
+        found, why = "%s cannot be written" % printable(path), wg_monitor.reason_of(error)
+        remedy = "its directory has to exist: install node_exporter, or name another file"
+        raise Refusal(found, why, remedy, EXIT_FAILURE) from None
+
+
+def metrics(words: Sequence[str]) -> int:
+    parser = new_parser("metrics", "Print metrics for Prometheus, from one run of wg and the store.", common=False)
+    parser.add_argument("instance", nargs="?", default="", help="its settings, instead of the service's, and a label")
+    parser.add_argument("--store", metavar="FILE", help="read this store, not the one that the settings name")
+    parser.add_argument("--output", metavar="FILE", help="write this file in one step, with mode 0644")
+    parser.epilog = "Exit codes: 0 done, 1 failure, 2 invalid usage, 4 not permitted, 5 wg is not installed."
+    options = parser.parse_args(words)
+    store, shown, now = None, (), wg_monitor.moment()  # type: Store | None, Iterable[Key], Any
+    unit = wg_monitor.settings_of_unit(options.instance)[0]
+    settings = wg_monitor.parse_settings({"state_path": options.store}, unit, {})
+    try:
+        store = Store("", settings.state_path) if settings.state_path else None
+        table, settings = load_table(store, now, settings)
+    except Refusal as refusal:
+        print("wg_monitor: %s" % refusal, file=sys.stderr)
+        store, (table, settings) = None, load_table(None, now, settings)
+    try:
+        shown = decide_by_wg(table, settings, run_wg())
+    except Refusal as refusal:
+        if store is None:  # nothing is known
+            raise
+        print("wg_monitor: %s" % refusal, file=sys.stderr)
+    last = store.last if store else 0 if settings.state_path else None
+    more = {"monitor": options.instance} if options.instance else {}
+    lines = metrics_of(table, shown, store, last, more)
+    if options.output:
+        replace_file(options.output, lines)
+    else:
+        reconfigure(encoding="utf-8")
+        sys.stdout.writelines(lines)
+    return 0
+
+
 # --- The command line ---------------------------------------------------------------------------------------------
 
 EXIT_OFFLINE = 3
@@ -2309,7 +2434,7 @@ def reconfigure(**how: str) -> None:
         sys.stdout.reconfigure(**how)
 
 
-COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"status": status, "sessions": sessions, "names": names}
+COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {f.__name__: f for f in (status, sessions, names, metrics)}
 
 
 def main(words: Sequence[str]) -> int:

@@ -66,14 +66,15 @@ def flags_of(text: str) -> Set[str]:
 
 
 def test_the_commands_are_those_of_the_program(complete: Complete) -> None:
-    assert complete("") == ["check", *wg_monitor.REPORTS]
+    assert complete("") == ["check", "test-hook", *wg_monitor.REPORTS]
     assert complete("s") == ["status", "sessions"]
     assert complete("status", "") == []
+    assert complete("test-hook", "") == list(wg_monitor.EVENT_KINDS)
 
 
 def test_the_monitor_and_check_have_its_flags(complete: Complete) -> None:
     flags = {option.flag for option in wg_monitor.OPTIONS} | {"--help", "--version", "--from-environment"}
-    for words in (["-"], ["check", "--"], ["--debug", "--"], ["--interval", "5", "--"]):
+    for words in (["-"], ["check", "--"], ["test-hook", "--"], ["--debug", "--"], ["--interval", "5", "--"]):
         assert set(complete(*words)) == flags, words
     assert complete("--script-") == ["--script-timeout", "--script-delay", "--script-events"]
 
@@ -105,7 +106,7 @@ def test_values_of_the_monitors_flags_are_valid(complete: Complete) -> None:
 
 def test_files_are_offered_where_a_file_is_meant(complete: Complete, tmp_path: Path) -> None:
     (tmp_path / "trail.log").touch()
-    for words in (["--log-path"], ["--state-path", "="], ["sessions", "--store"], ["status", "--store", "gw", "="]):
+    for words in (["--log-path"], ["--state-path", "="], ["metrics", "--output"], ["status", "--store", "gw", "="]):
         assert complete(*words, "trail") == ["trail.log"], words
 
 
