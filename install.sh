@@ -21,6 +21,8 @@ HOOK_SETTINGS=/etc/wg-monitor
 PYTHON=/usr/bin/python3
 SERVICE=wg-monitor.service
 INSTANCES='wg-monitor@*.service'
+TIMERS='wg-monitor-metrics*.timer'
+METRICS=/var/lib/prometheus/node-exporter/wg-monitor.prom
 SYSTEM_PATH=/usr/bin:/usr/sbin:/bin:/sbin
 # Every signal that ends a process and can be caught; the real-time signals follow below. 16 has no portable name.
 SIGNALS="HUP INT QUIT ILL TRAP ABRT BUS FPE USR1 SEGV USR2 PIPE ALRM TERM 16 XCPU XFSZ VTALRM PROF IO PWR SYS"
@@ -33,6 +35,7 @@ dependencies=yes
 purge=
 program_changed=
 units_changed=
+metrics_changed=
 first_time=
 missing=
 by_root=
@@ -346,6 +349,12 @@ install_units() {
             units_changed=yes
         fi
     done
+    # The service needs no restart for these.
+    for unit in wg-monitor-metrics*.service wg-monitor-metrics*.timer; do
+        if put "$unit" "$UNIT_DIR/$unit" 0644; then
+            metrics_changed=yes
+        fi
+    done
     if put wg-monitor.catalog $CATALOG 0644; then
         update_catalog
     fi
@@ -460,8 +469,11 @@ install_all() {
         [ "$DESTDIR" ] || without_systemd
         return
     fi
-    if [ "$units_changed" ]; then
+    if [ "$units_changed$metrics_changed" ]; then
         run systemctl daemon-reload
+    fi
+    if [ "$metrics_changed" ]; then
+        try systemctl try-restart "$TIMERS" || :
     fi
     if [ "$start" ] && { [ -z "$missing" ] || [ "$dry_run" ]; }; then
         start_service
@@ -483,8 +495,10 @@ uninstall_all() {
     if systemd_runs; then
         # Disabling the template removes the links of all its instances.
         try systemctl --quiet disable $SERVICE wg-monitor@.service 2>/dev/null || :
-        try systemctl --quiet stop $SERVICE "$INSTANCES" 2>/dev/null || :
-        try systemctl --quiet reset-failed $SERVICE "$INSTANCES" 2>/dev/null || :
+        try systemctl --quiet disable wg-monitor-metrics.timer wg-monitor-metrics@.timer 2>/dev/null || :
+        set -- $SERVICE "$INSTANCES" "$TIMERS" 'wg-monitor-metrics*.service'
+        try systemctl --quiet stop "$@" 2>/dev/null || :
+        try systemctl --quiet reset-failed "$@" 2>/dev/null || :
     fi
     # An edited rotation belongs to the administrator. It stays with the files that it rotates.
     if [ -z "$purge" ] && ! cmp -s "$DESTDIR$ROTATION" "$DESTDIR$PROGRAM_DIR/shipped/wg-monitor.logrotate"; then
@@ -493,7 +507,10 @@ uninstall_all() {
         edited=
         remove "$DESTDIR$ROTATION"
     fi
+    # Without its writer, the file with the metrics would be read forever.
     remove "$DESTDIR$UNIT_DIR/wg-monitor.service" "$DESTDIR$UNIT_DIR/wg-monitor@.service" "$DESTDIR$COMMAND" \
+        "$DESTDIR$UNIT_DIR"/wg-monitor-metrics*.service "$DESTDIR$UNIT_DIR"/wg-monitor-metrics*.timer \
+        "$DESTDIR$METRICS" "$DESTDIR${METRICS%.prom}"-*.prom \
         "$DESTDIR$MANUAL" "$DESTDIR$CATALOG" "$DESTDIR$COMPLETION" "$DESTDIR$ROTATION.dpkg-dist" \
         "$DESTDIR$DEFAULTS.dpkg-dist" "$DESTDIR$PROGRAM_DIR/wg_monitor.py" "$DESTDIR$PROGRAM_DIR/wg_report.py" \
         "$DESTDIR$PROGRAM_DIR/__pycache__" \
@@ -504,7 +521,8 @@ uninstall_all() {
         [ ! -d "$DESTDIR$directory" ] || try rmdir "$DESTDIR$directory" 2>/dev/null || :
     done
     set -- "$DESTDIR$DEFAULTS" "$DESTDIR$DEFAULTS"-* "$DESTDIR$HOOK_SETTINGS" "$DESTDIR$UNIT_DIR"/wg-monitor.service.d \
-        "$DESTDIR$UNIT_DIR"/wg-monitor@*.service.d "$DESTDIR$TRAIL"* "$DESTDIR${TRAIL%.log}"-*.log* \
+        "$DESTDIR$UNIT_DIR"/wg-monitor@*.service.d "$DESTDIR$UNIT_DIR"/wg-monitor-metrics*.d \
+        "$DESTDIR$TRAIL"* "$DESTDIR${TRAIL%.log}"-*.log* \
         "$DESTDIR${TRAIL%/*}/.${TRAIL##*/}.lock" "$DESTDIR${TRAIL%/*}/.wg_monitor"-*.log.lock "$DESTDIR$STATE_DIR" \
         ${edited:+"$DESTDIR$edited"}
     if [ "$purge" ]; then

@@ -12,6 +12,7 @@ import machine
 import wg_monitor
 from harness import lacking, wait_for
 from machine import CLIENT_PUBLIC, PROJECT, Host, Machine
+from metrics import Samples, family, labels, one, samples_of
 from settings_files import ALIKE
 
 pytestmark = [pytest.mark.machine, pytest.mark.once]
@@ -443,6 +444,77 @@ def test_the_journal_explains_lines_and_has_the_last_one(home: Machine) -> None:
     assert "Subject: %s is online on wg0" % CLIENT_PUBLIC in explained
 
 
+# --- The metrics --------------------------------------------------------------------------------------------------
+
+METRICS = "wg-monitor-metrics"
+COLLECTED = "/var/lib/prometheus/node-exporter"
+
+
+def collected(made: Host) -> Samples:
+    """What node_exporter has of the files. It gives every sample of a metric all of its labels, empty ones too."""
+    text = made.run("curl", "--silent", "--fail", "http://127.0.0.1:9100/metrics").stdout
+    ours = ("wireguard_", "wg_monitor_", "node_textfile_")
+    found = samples_of("".join(line for line in text.splitlines(keepends=True) if line.startswith(ours)))
+    return {(name, frozenset(pair for pair in pairs if pair[1])): value for (name, pairs), value in found.items()}
+
+
+def test_node_exporter_reads_what_the_sandboxed_timers_write(home: Machine) -> None:
+    assert home.property(METRICS + ".timer", "UnitFileState") == "disabled"
+    home.run("systemctl", "start", METRICS, check=False)
+    why = "%s/wg-monitor.prom cannot be written: No such file or directory; " % COLLECTED
+    assert ["wg_monitor: " + why + "its directory has to exist: install node_exporter, or name another file"] == [
+        line for line in home.journal(METRICS + ".service").splitlines() if line.startswith("wg_monitor: ")
+    ]
+    home.shell("apt-get --quiet update && apt-get --quiet --yes --no-install-recommends install prometheus-node-exporter")
+    home.run("systemctl", "start", "wg-monitor@wg0")
+    home.run("systemctl", "enable", "--now", METRICS + ".timer", METRICS + "@wg0.timer")
+    files = ["%s/wg-monitor%s.prom" % (COLLECTED, instance) for instance in ("", "-wg0")]
+    wait_for("the files", lambda: all(home.path(file).exists() for file in files))
+
+    assert home.shell("stat --format='%%a %%U' %s" % " ".join(files)) == "644 root\n644 root\n"
+    found = wait_for("both in one scrape", lambda: two_monitors(home))
+    assert one(found, "node_textfile_scrape_error") == 0
+    names = {"interface": "wg0", "public_key": CLIENT_PUBLIC, "allowed_ips": "10.77.1.2/32"}
+    assert family(found, "wireguard_latest_handshake_seconds").keys() == {labels(**names), labels(**names, monitor="wg0")}
+    assert set(family(found, "wg_monitor_peer_online").values()) == {1}
+
+    # A monitor that was killed leaves its log of the store behind, which the sandbox cannot write.
+    drop_in(home, "Restart=no")
+    home.run("systemctl", "kill", "--signal=KILL", SERVICE)
+    wait_for("its death", lambda: home.property(SERVICE, "ActiveState") == "failed")
+    assert home.path("/var/lib/wg-monitor/state.db-wal").exists()
+    before = home.read(files[0])
+    home.run("systemctl", "start", METRICS)
+    assert home.journal(METRICS + ".service").count("wg_monitor: ") == 1
+    dead = collected(home)
+    assert one(dead, "node_textfile_scrape_error") == 0
+    last = "wg_monitor_last_reading_timestamp_seconds"
+    assert one(dead, last) == one(samples_of(home.read(files[0])), last) >= one(samples_of(before), last) > 0
+
+    home.write("/etc/systemd/system/%s.service.d/test.conf" % METRICS, "[Service]\nEnvironment=DIRECTORY=/var/lib/wg-monitor\n")
+    home.run("systemctl", "daemon-reload")
+    assert home.run("systemctl", "start", METRICS, check=False).returncode != 0
+    assert "/var/lib/wg-monitor/wg-monitor.prom cannot be written: Read-only file system" in home.journal(METRICS + ".service")
+    assert exposure_of(home, METRICS + ".service") <= 1.4 and exposure_of(home, METRICS + "@wg0.service") <= 1.4
+
+    home.run(INSTALL, "--uninstall")
+    assert not any(home.path(file).exists() for file in files)
+    assert home.run("systemctl", "list-units", "--all", "--no-legend", METRICS + "*").stdout == ""
+    assert home.shell("find /etc/systemd -name '%s*' -not -name '*.d'" % METRICS) == ""
+
+
+def two_monitors(made: Host) -> Optional[Samples]:
+    found = collected(made)
+    return found if len(family(found, "wg_monitor_build_info")) == 2 else None
+
+
+def exposure_of(made: Host, unit: str) -> float:
+    output = made.run("systemd-analyze", "--no-pager", "security", unit).stdout
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", output)
+    assert found, output
+    return float(found.group(1))
+
+
 # --- The service manager ------------------------------------------------------------------------------------------
 
 
@@ -509,9 +581,7 @@ def test_exposure_of_the_running_service(home: Machine, drop_in_file: Optional[s
     if drop_in_file:
         home.write(DROP_IN, (PROJECT / "contrib" / drop_in_file).read_text())
         home.run("systemctl", "daemon-reload")
-    output = home.run("systemd-analyze", "--no-pager", "security", SERVICE).stdout
-    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", output)
-    assert found and float(found.group(1)) <= bound, output
+    assert exposure_of(home, SERVICE) <= bound
 
 
 def test_names_from_etc_wireguard_in_the_sandbox(home: Machine) -> None:

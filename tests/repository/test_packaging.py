@@ -18,6 +18,8 @@ import wg_monitor
 from harness import PROJECT, lacking, wait_for
 
 UNITS = ("wg-monitor.service", "wg-monitor@.service")
+METRICS = ("wg-monitor-metrics.service", "wg-monitor-metrics@.service")
+TIMERS = ("wg-monitor-metrics.timer", "wg-monitor-metrics@.timer")
 # The differences of an instance: its name and the source of its settings.
 INSTANCE_KEYS = {"Description", "After", "Environment", "EnvironmentFile"}
 
@@ -26,6 +28,7 @@ INSTALLED = {
     "/etc/logrotate.d/wg-monitor": 0o644,
     "/etc/systemd/system/wg-monitor.service": 0o644,
     "/etc/systemd/system/wg-monitor@.service": 0o644,
+    **{"/etc/systemd/system/" + unit: 0o644 for unit in (*METRICS, *TIMERS)},
     "/opt/wg-monitor/shipped/wg-monitor.default": 0o644,
     "/opt/wg-monitor/shipped/wg-monitor.logrotate": 0o644,
     "/opt/wg-monitor/wg_monitor.py": 0o755,
@@ -79,20 +82,47 @@ def settings_of(unit: str) -> List[Tuple[str, str]]:
     return [(key, value) for key, _, value in (line.partition("=") for line in lines if re.match(r"[A-Z]", line))]
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [*UNITS, *METRICS, *TIMERS])
 def test_systemd_reports_nothing_about_the_unit(unit: str, tmp_path: Path) -> None:
     """Apart from the command, which is not installed here."""
-    text = (PROJECT / unit).read_text()
-    assert "ExecStart=/usr/local/bin/wg-monitor " in text
-    (tmp_path / unit).write_text(text.replace("ExecStart=/usr/local/bin/wg-monitor ", "ExecStart=/bin/true "))
+    for each in {unit, unit.replace(".timer", ".service")}:
+        text = (PROJECT / each).read_text()
+        assert each in TIMERS or "ExecStart=/usr/local/bin/wg-monitor " in text
+        (tmp_path / each).write_text(text.replace("ExecStart=/usr/local/bin/wg-monitor ", "ExecStart=/bin/true "))
     assert run(tool("systemd-analyze"), "verify", "--man=no", "./" + unit, cwd=tmp_path) == (0, "")
 
 
-def test_the_instance_differs_only_in_its_name_and_settings() -> None:
-    service, instance = (
-        [(key, value) for key, value in settings_of(unit) if key not in INSTANCE_KEYS] for unit in UNITS
-    )
+@pytest.mark.parametrize("pair", [UNITS, METRICS, TIMERS])
+def test_the_instance_differs_only_in_its_name_and_settings(pair: Tuple[str, str]) -> None:
+    differing = INSTANCE_KEYS | ({"ExecStart"} if pair == METRICS else set())
+    service, instance = ([(key, value) for key, value in settings_of(unit) if key not in differing] for unit in pair)
     assert service == instance
+
+
+def test_the_metrics_of_each_monitor_have_a_file_of_their_own() -> None:
+    command, directory = "/usr/local/bin/wg-monitor metrics ", "/var/lib/prometheus/node-exporter"
+    settings = [dict(settings_of(unit)) for unit in METRICS]
+    assert settings[0]["ExecStart"] == command + "--output=${DIRECTORY}/wg-monitor.prom"
+    assert settings[1]["ExecStart"] == command + "%i --output=${DIRECTORY}/wg-monitor-%i.prom"
+    for each in settings:
+        assert (each["Environment"], each["ReadWritePaths"]) == ("DIRECTORY=" + directory, "-" + directory)
+
+
+def test_the_metrics_are_in_the_daemons_sandbox_and_write_to_one_directory() -> None:
+    daemon, metrics = (settings_of(unit) for unit in (UNITS[0], METRICS[0]))
+    hooks = {"StateDirectory", "StateDirectoryMode", "ReadWritePaths", "Group", "SupplementaryGroups"}
+    hooks |= {"RestrictAddressFamilies", "MemoryMax", "TasksMax", "LimitNOFILE"}
+    begin = [key for key, _ in daemon].index("MemoryMax")
+    sandbox = [pair for pair in daemon[begin:] if pair[0] not in hooks | {"WantedBy"}]
+    assert [pair for pair in sandbox if pair not in metrics] == []
+    assert [value for key, value in metrics if "ReadWrite" in key or "Directory" in key] == [
+        "-/var/lib/prometheus/node-exporter"
+    ]
+    families = [value for key, value in metrics if key == "RestrictAddressFamilies"]
+    assert families == ["AF_UNIX AF_NETLINK"]
+
+
+EXPOSURES = [(None, 1.8), ("no-network.conf", 1.4), ("mail.conf", 2.0), ("systemctl.conf", 1.8)]
 
 
 def exposure(unit: str, drop_in: Optional[str], directory: Path) -> float:
@@ -108,10 +138,12 @@ def exposure(unit: str, drop_in: Optional[str], directory: Path) -> float:
     return float(found.group(1))
 
 
-@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize(
-    ("drop_in", "bound"),
-    [(None, 1.8), ("no-network.conf", 1.4), ("mail.conf", 2.0), ("systemctl.conf", 1.8)],
+    ("unit", "drop_in", "bound"),
+    [
+        *((unit, *case) for unit in UNITS for case in EXPOSURES),
+        *((unit, None, 1.4) for unit in METRICS),
+    ],
 )
 def test_exposure_is_as_documented(unit: str, drop_in: Optional[str], bound: float, tmp_path: Path) -> None:
     _, version = run(tool("systemd-analyze"), "--version")
@@ -158,7 +190,7 @@ def source(tmp_path: Path) -> Path:
     copy = tmp_path / "source"
     copy.mkdir()
     names = ("wg_monitor.py", "wg_report.py", "wg-monitor.default", "wg-monitor.logrotate", "wg-monitor.catalog")
-    for name in ("install.sh", *names, *UNITS):
+    for name in ("install.sh", *names, *UNITS, *METRICS, *TIMERS):
         shutil.copy(str(PROJECT / name), str(copy))
     (copy / "wg-monitor.8").write_text(".TH WG-MONITOR 8\n")
     shutil.copytree(str(PROJECT / "contrib/completion"), str(copy / "contrib/completion"))
@@ -435,12 +467,13 @@ def test_uninstall_leaves_and_lists_logs_and_settings(target: Target) -> None:
     target.install()
     extra = ["/var/log/wg_monitor.log.1", "/var/log/wg_monitor-wg0.log", "/var/lib/wg-monitor/state.db"]
     extra += ["/etc/default/wg-monitor-wg0", "/etc/systemd/system/wg-monitor.service.d/mail.conf"]
-    extra += ["/etc/wg-monitor/ntfy.conf"]
+    extra += ["/etc/systemd/system/wg-monitor-metrics@wg0.service.d/here.conf", "/etc/wg-monitor/ntfy.conf"]
     extra += ["/var/log/.wg_monitor.log.lock", "/var/log/.wg_monitor-wg0.log.lock"]
     extra += ["/var/lib/wg-monitor/state.db.last", "/var/lib/wg-monitor/state-wg0.db.last"]
     foreign = ["/opt/wg-monitor/hook", "/var/log/wg_changes.log", "/etc/default/wg-monitoring"]
-    foreign += ["/var/log/.wg_changes.log.lock", "/var/log/.lock"]
-    for name in extra + foreign:
+    foreign += ["/var/log/.wg_changes.log.lock", "/var/log/.lock", "/var/lib/prometheus/node-exporter/wg.prom"]
+    stale = ["/var/lib/prometheus/node-exporter/wg-monitor%s.prom" % instance for instance in ("", "-wg0")]
+    for name in extra + foreign + stale:
         target.path(name).parent.mkdir(parents=True, exist_ok=True)
         target.path(name).write_text("mine")
     kept = {*extra, *foreign, "/etc/default/wg-monitor", "/var/log/wg_monitor.log"}
@@ -452,6 +485,7 @@ def test_uninstall_leaves_and_lists_logs_and_settings(target: Target) -> None:
     assert left == {
         "/etc/default/wg-monitor",
         "/etc/default/wg-monitor-wg0",
+        "/etc/systemd/system/wg-monitor-metrics@wg0.service.d",
         "/etc/systemd/system/wg-monitor.service.d",
         "/etc/wg-monitor",
         "/opt/wg-monitor",

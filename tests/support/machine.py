@@ -31,7 +31,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wg-m
 # The packages of a small Debian server. wireguard-go is added, in place of the kernel's WireGuard.
 BASE = "systemd systemd-sysv dbus python3 logrotate iproute2 procps curl".split()
 # The packages that the tests install with apt-get.
-LATER = "wireguard-tools postfix".split()
+LATER = "wireguard-tools postfix prometheus-node-exporter".split()
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PACKAGES = "srv/packages"
