@@ -4,7 +4,7 @@
     sudo python3 tests/bench.py                      a table, in about six minutes
     sudo python3 tests/bench.py --sizes 10000 --loads busy,storm --json figures.json
     sudo python3 tests/bench.py --hung               one interface hangs beside ten others, in about two minutes
-    sudo python3 tests/bench.py --names              10,000 peers with names beside 10,000 without, in about two minutes
+    sudo python3 tests/bench.py --names              10,000 peers with names and the journal beside 10,000 without, and `metrics`
     sudo python3 tests/bench.py --reports            what `status` and `sessions` cost, in about two minutes
 
 The daemon runs as it is installed (from its compiled module, with a store and a text trail) in a mount namespace of
@@ -51,6 +51,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 MODULE = os.path.join(os.path.dirname(HERE), "wg_monitor.py")
 INSTALLER = os.path.join(os.path.dirname(HERE), "install.sh")
 SOCKETS = "/run/wireguard"
+JOURNAL = "/run/systemd/journal/socket"
 WG = shutil.which("wg", path="/usr/bin:/usr/sbin:/bin:/sbin") or ""
 WG_COMMAND = [WG, "show", "all", "dump"]
 SIZES = (10, 1_000, 10_000, 50_000)
@@ -86,6 +87,8 @@ HUNG_BAR = 3.0  # the cost of a reading while an interface hangs, over that of o
 LATE_BAR_S = 10  # the timeout of `wg`
 # What names may add: own CPU over that of `wg`, and resident bytes a peer. And the time to read them all again.
 NAMED_BAR, NAMED_MEMORY_BAR, NAMES_AGAIN_BAR_S = 0.05, 0.3 * 1024, 0.3
+BOTH_BAR = 0.10  # what names and the journal together may add
+METRICS_BAR_S = 1.0
 REPORT_ROUNDS = 5
 REPORT_PEAK_BAR = 100 * MIB
 YEAR = (1_000, 1_000_000)  # peers, and about as many sessions
@@ -237,6 +240,7 @@ class Daemon:
         hook: str = "",
         command: Sequence[str] = (),
         names: str = "",
+        journal: bool = False,
     ) -> None:
         self.folder = tempfile.mkdtemp(prefix="daemon-", dir=place.folder)
         self.trail = self.folder + "/trail.log"
@@ -252,6 +256,9 @@ class Daemon:
         command += ["--on-change-script", hook, "--stats-interval", "1"] if hook else []
         command += ["--peer-names", names] if names else []
         environment = {"NOTIFY_SOCKET": self.folder + "/notify", "PATH": os.defpath}
+        if journal:  # as the service manager says that standard error leads to the journal
+            status = os.fstat(self.console.fileno())
+            environment["JOURNAL_STREAM"] = "%d:%d" % (status.st_dev, status.st_ino)
         self.started = time.monotonic()
         self.process = subprocess.Popen(command, env=environment, stderr=self.console, stdin=subprocess.DEVNULL)
 
@@ -579,13 +586,37 @@ def configuration(count: int) -> str:
     return own + "".join(section % (n, peer(n).public_key, key("shared %d" % n)) for n in range(count))
 
 
+class Journal:
+    """Receives what daemons send to the journal, in a process of its own."""
+
+    def __init__(self) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(JOURNAL)
+        self.count = multiprocessing.get_context("fork").RawValue("i", 0)
+        self.process = multiprocessing.get_context("fork").Process(target=self.receive, daemon=True)
+        self.process.start()
+
+    def receive(self) -> None:
+        while self.socket.recv(65536):
+            self.count.value += 1
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.join()
+        self.socket.close()
+        os.unlink(JOURNAL)
+
+
 def measure_names(place: Place, count: int, loads: Sequence[str], readings: int) -> Figures:
-    """Two daemons side by side read the same device: one without names, one with a name for every peer."""
+    """Three daemons side by side read the same device: one without names, one with a name for every peer, and one that
+    also sends its lines to the journal. And what `metrics` takes beside them."""
     names = place.folder + "/wg0.conf"
     with open(names, "w") as file:
         file.write(configuration(count))
-    scene = Scene(count)
-    daemons = [Daemon(place, 2, CALM_THRESHOLD_S), Daemon(place, 2, CALM_THRESHOLD_S, names=names)]
+    scene, journal = Scene(count), Journal()
+    daemons = [
+        Daemon(place, 2, CALM_THRESHOLD_S, **more) for more in ({}, {"names": names}, {"names": names, "journal": True})
+    ]
     figures: Figures = {"peers": count}
     for daemon in daemons:
         daemon.expected = LATE
@@ -595,27 +626,31 @@ def measure_names(place: Place, count: int, loads: Sequence[str], readings: int)
         before = [daemon.cpu() for daemon in daemons]
         scene.step(load)
         cost = run_for_cpu(WG_COMMAND)[0]
-        scene.asked(3)
+        scene.asked(1 + len(daemons))
         for daemon in daemons:
             daemon.rest()
         return [*(daemon.cpu() - begun for daemon, begun in zip(daemons, before)), cost]
 
     for load in loads:
         rounds = [reading(load) for _ in range(readings + 1)][1:]  # the first one still changes over
-        plain, named, of_wg = (median(column) for column in zip(*rounds))
-        figures[load] = {"plain_ms": 1000 * plain, "named_ms": 1000 * named, "wg_ms": 1000 * of_wg}
+        own = [1000 * median(column) for column in zip(*rounds)]
+        figures[load] = dict(zip(("plain_ms", "named_ms", "both_ms", "wg_ms"), own))
     again = []
     for _ in range(3):
         os.utime(names)
         again.append(reading("quiet")[1] - figures["quiet"]["named_ms"] / 1000)
     reading("quiet")
     figures.update(again_s=max(again), resident=[daemon.memory().resident for daemon in daemons])
+    figures.update(metrics=ask(place, ("metrics",), daemons[1].state), metrics_wg_s=run_for_cpu(WG_COMMAND)[1])
     for daemon in daemons:
         daemon.stop()
     with closing(sqlite3.connect(daemons[1].state)) as database:
         (known,) = database.execute("SELECT count(*) FROM peers WHERE name LIKE 'peer-%_s_laptop'").fetchone()
     if known != count:
         die("only %d of %d peers have their names" % (known, count))
+    if not journal.count.value:  # on a busy machine, the receiver may miss some, which then go to standard error
+        die("the journal got no line")
+    journal.close()
     scene.close()
     return figures
 
@@ -623,14 +658,21 @@ def measure_names(place: Place, count: int, loads: Sequence[str], readings: int)
 def names_report(figures: Figures) -> Iterator[str]:
     for load in STEADY_LOADS:
         if load in figures:
-            plain, named, of_wg = (figures[load][name] for name in ("plain_ms", "named_ms", "wg_ms"))
-            more = verdict((named - plain) / of_wg, NAMED_BAR, "%.3f")
-            yield "%s: own %.2f ms a reading, with names %.2f; over wg (%.1f ms): %s" % (load, plain, named, of_wg, more)
-    plain, named = figures["resident"]
+            plain, named, both, of_wg = figures[load].values()
+            yield "%s: own %.2f ms a reading, with names %.2f, with names and journal %.2f; over wg (%.1f ms): %s, %s" % (
+                load, plain, named, both, of_wg,
+                verdict((named - plain) / of_wg, NAMED_BAR, "%.3f"), verdict((both - plain) / of_wg, BOTH_BAR, "%.3f"),
+            )  # fmt: skip
+    plain, named, _ = figures["resident"]
     more = verdict((named - plain) / figures["peers"], NAMED_MEMORY_BAR, "%.0f")
     yield "memory %s MiB, with names %s: a peer %s bytes more" % (mib(plain), mib(named), more)
     yield "all %d names are read again in %s s of CPU" % (
         figures["peers"], verdict(figures["again_s"], NAMES_AGAIN_BAR_S, "%.2f"),
+    )  # fmt: skip
+    metrics = figures["metrics"]
+    yield "`metrics`: %s s without the run of wg (%.2f s), %.2f s of CPU with it, peak %s MiB" % (
+        verdict(metrics["seconds"] - figures["metrics_wg_s"], METRICS_BAR_S, "%.2f"), figures["metrics_wg_s"],
+        metrics["cpu"], verdict(metrics["peak"] / MIB, REPORT_PEAK_BAR / MIB, "%.0f"),
     )  # fmt: skip
 
 
@@ -852,7 +894,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--readings", type=int, default=12, help="for each size and load (%(default)s)")
     parser.add_argument("--hung", action="store_true", help="only: an interface hangs beside ten others")
     parser.add_argument("--reports", action="store_true", help="only: `status` and `sessions` with the store of a year")
-    parser.add_argument("--names", action="store_true", help="only: 10,000 peers with names beside 10,000 without")
+    parser.add_argument("--names", action="store_true", help="only: what names, journal and `metrics` cost")
     parser.add_argument("--no-start", action="store_true", help="leave out how long the start takes")
     parser.add_argument("--json", metavar="FILE", help="the figures, in bytes, seconds and milliseconds")
     parser.add_argument("--module", default=MODULE, help="the wg_monitor.py to measure (%(default)s)")
@@ -872,8 +914,9 @@ def own_namespace() -> None:
         unshare = ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv]
         os.environ["WG_MONITOR_BENCH"] = "in its namespace"
         os.execvp("unshare", unshare)
-    os.makedirs(SOCKETS, 0o700, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", SOCKETS], check=True)
+    for directory in (SOCKETS, os.path.dirname(JOURNAL)):
+        os.makedirs(directory, 0o700, exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", directory], check=True)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
