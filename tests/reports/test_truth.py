@@ -16,16 +16,17 @@ import sqlite3
 import tempfile
 from contextlib import closing, redirect_stderr, redirect_stdout
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import pytest
 
 import wg_report
 from scale import scaled
-from test_model import Clock, History, Record, Run
-from values import zone
-from wg_monitor import Identity, Moment
-from world import World
+from test_model import Clock, Expected, Happening, History, Record, Run
+from values import key, zone
+from wg_monitor import Identity, Moment, Settings
+from world import NAMES, Sample, World
 
 HISTORIES = scaled(50)
 READINGS = 100  # per history
@@ -52,6 +53,7 @@ class Fact(NamedTuple):
     endpoints: str
     unwatched: float
     reason: Optional[str]
+    name: Optional[str]  # when it began
     watched: float  # an open one that somebody watches goes on at least until now; otherwise -inf
     ips: Tuple[str, ...]  # the allowed IPs of the reading before it and of the one that saw it: it began between them
 
@@ -62,8 +64,8 @@ class Fact(NamedTuple):
         return max(self.until, self.watched) >= wall
 
     def in_brief(self, seconds: Callable[[float], int]) -> Tuple[Any, ...]:
-        bytes_ = (self.received, self.sent, self.endpoints, self.reason)
-        return (*self.identity, seconds(self.start), seconds(self.until), round(self.length), *bytes_, round(self.unwatched))
+        more = (self.received, self.sent, self.endpoints, self.reason, self.name, round(self.unwatched))
+        return (*self.identity, seconds(self.start), seconds(self.until), round(self.length), *more)
 
 
 class Tunnels(World):
@@ -82,6 +84,23 @@ class Tunnels(World):
                         members[other] = q._replace(ips=",".join(wanted if other == name else ips))
 
 
+class Named(Expected):
+    """Peers have the names that a file says at the reading."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.names: Dict[str, str] = {}  # by key
+        self.of_session: Dict[Tuple[Identity, float], str] = {}
+
+    def take(self, sample: Sample, now: Moment) -> List[Happening]:
+        happened = super().take(sample, now)
+        for identity, record in self.peers.items():
+            record.name = self.names.get(identity[1], "")  # type: ignore[attr-defined]
+            if record.session is not None:
+                self.of_session.setdefault((identity, record.session.start), self.names.get(identity[1], ""))
+        return happened
+
+
 class Held(NamedTuple):
     """The allowed IPs that one reading showed."""
 
@@ -95,6 +114,9 @@ class Chronicle(History):
     def __init__(self, seed: int, directory: str, ask: Callable[["Chronicle"], None]) -> None:
         super().__init__(seed, directory)
         self.world = Tunnels(self.chance)
+        self.settings = self.settings._replace(peer_names=(directory + "/names",))
+        self.expected: Named = Named(self.settings)
+        self.rename()
         self.ask = ask
         self.whole: List[Tuple[int, Moment]] = []  # the readings, with the number of their run
         self.runs = 0
@@ -106,7 +128,17 @@ class Chronicle(History):
         self.begun = self.world.now.wall
         self.running = True
 
+    def rename(self) -> None:
+        """Some peers have other names from now on, or none."""
+        self.expected.names = {key(name): name + self.chance.choice(("-laptop", "-phone", "")) for name in NAMES[1:]}
+        if self.chance.random() < 0.5:
+            del self.expected.names[key(self.chance.choice(NAMES[1:]))]
+        lines = ["%s %s\n" % pair for pair in self.expected.names.items()]
+        Path(self.directory, "names").write_text("".join(lines) + "# %d\n" % self.chance.randrange(10**9))
+
     def read(self, run: Run) -> None:
+        if self.chance.random() < 0.05:
+            self.rename()
         last, before = self.expected.last, {identity: record.ips for identity, record in self.expected.peers.items()}
         super().read(run)
         if self.expected.last is not last:
@@ -169,15 +201,20 @@ class Chronicle(History):
             seen, _, length, received, sent, endpoints, reason = s.figures
             ips = self.ips[s.identity, s.start]
             found.append(
-                Fact(s.identity, s.start, seen, True, length, received, sent, endpoints, s.unwatched, reason, -math.inf, ips)
+                Fact(
+                    s.identity, s.start, seen, True, length, received, sent, endpoints, s.unwatched, reason,
+                    self.expected.of_session[s.identity, s.start] or None, -math.inf, ips,
+                )  # fmt: skip
             )
         for identity, record in self.saved.items():
             session = record.session
             if session is not None:
                 numbers = (self.last.boot - session.began, record.rx - session.rx, record.tx - session.tx)
                 ips = self.ips[identity, session.start]
-                rest = (" ".join(session.endpoints), session.unwatched, None, watched, self.ips[identity, session.start])
-                found.append(Fact._make((identity, session.start, self.last.wall, False, *numbers, *rest)))
+                name = self.expected.of_session[identity, session.start] or None
+                rest = (session.unwatched, None, name, watched, self.ips[identity, session.start])
+                ends = " ".join(session.endpoints)
+                found.append(Fact._make((identity, session.start, self.last.wall, False, *numbers, ends, *rest)))
         return found
 
     def holders(self, address: str) -> List[Dict[str, Set[Identity]]]:
@@ -240,9 +277,9 @@ def seconds(text: Optional[str]) -> Optional[int]:
 
 def told(row: Dict[str, Any]) -> Tuple[Any, ...]:
     """A session as the command told it, in the form of Fact.in_brief."""
-    names = ("received_bytes", "sent_bytes")
+    bytes_ = (row["received_bytes"], row["sent_bytes"])
     brief = (row["interface"], row["peer"], seconds(row["session_start"]), seconds(row["last_seen"]), row["length_s"])
-    return (*brief, *(row[name] for name in names), " ".join(row["endpoints"]), row["reason"], row["unwatched_s"])
+    return (*brief, *bytes_, " ".join(row["endpoints"]), row["reason"], row["name"], row["unwatched_s"])
 
 
 def expect(chronicle: Chronicle, facts: Sequence[Fact], *words: str) -> List[Dict[str, Any]]:
@@ -293,10 +330,16 @@ def ask_sessions(chronicle: Chronicle) -> None:
         assert len({fact.identity for fact in present}) == len(present) or chronicle.steps
     if facts:
         some = chance.choice(facts)
-        name = some.identity[1]
-        expect(chronicle, [f for f in facts if f.identity[1] == name], "--peer", name)
+        peer = some.identity[1]
+        expect(chronicle, [f for f in facts if f.identity[1] == peer], "--peer", peer)
         expect(chronicle, [f for f in facts if f.identity[0] == some.identity[0]], "--interface", some.identity[0])
         expect(chronicle, [f for f in facts if f.length >= some.length // 1], "--min-length", "%ds" % some.length)
+        if some.name:  # the sessions that had the name, and others of the peers that have or had it
+            rows, _ = command(chronicle, "sessions", "--peer", some.name)
+            found, namesakes = {told(row) for row in rows}, {f.identity[1] for f in facts if f.name == some.name}
+            namesakes |= {i[1] for i, record in chronicle.saved.items() if getattr(record, "name", "") == some.name}
+            assert found >= {f.in_brief(math.floor) for f in facts if f.name == some.name}
+            assert found <= {f.in_brief(math.floor) for f in facts if f.identity[1] in namesakes}
         if some.reason:
             expect(chronicle, [f for f in facts if f.reason == some.reason], "--reason", some.reason)
     newest = sorted((fact.start for fact in facts), reverse=True)[:5]
@@ -345,12 +388,13 @@ def ask_status(chronicle: Chronicle) -> None:
         since = session.start if session else record.ended.wall if record.ended.wall > 0 else record.shown or None
         numbers = (record.rx - session.rx, record.tx - session.tx) if session else (None, None)
         expected[identity] = (
-            session is not None, None if since is None or not record.shown else math.floor(since), record.endpoint or None,
-            record.ips, record.shown or None, *numbers,
+            session is not None, getattr(record, "name", "") or None,
+            None if since is None or not record.shown else math.floor(since), record.endpoint or None, record.ips,
+            record.shown or None, *numbers,
         )  # fmt: skip
     found = {
         (row["interface"], row["peer"]): (
-            row["online"], seconds(row["since"]), row["endpoint"], row["allowed_ips"], seconds(row["handshake"]),
+            row["online"], row["name"], seconds(row["since"]), row["endpoint"], row["allowed_ips"], seconds(row["handshake"]),
             row["received_bytes"], row["sent_bytes"],
         )
         for row in rows
