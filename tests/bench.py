@@ -6,6 +6,7 @@
     sudo python3 tests/bench.py --hung               one interface hangs beside ten others, in about two minutes
     sudo python3 tests/bench.py --names              10,000 peers with names and the journal beside 10,000 without, and `metrics`
     sudo python3 tests/bench.py --reports            what `status` and `sessions` cost, in about two minutes
+    sudo python3 tests/bench.py --trails 1000        what `sessions --from-log` costs, with trails of so many MB
 
 The daemon runs as it is installed (from its compiled module, with a store and a text trail) in a mount namespace of
 its own, where the real `wg` sees one userspace device: a process of its own that serves prepared answers. Nothing is
@@ -92,6 +93,7 @@ METRICS_BAR_S = 1.0
 REPORT_ROUNDS = 5
 REPORT_PEAK_BAR = 100 * MIB
 YEAR = (1_000, 1_000_000)  # peers, and about as many sessions
+TEXT_LINES_BAR, JSON_LINES_BAR, TRAIL_PEAK_BAR = 150_000, 100_000, 200 * MIB  # lines a second
 YEAR_WRITER = os.path.join(HERE, "support", "year.py")
 
 
@@ -676,6 +678,14 @@ def names_report(figures: Figures) -> Iterator[str]:
     )  # fmt: skip
 
 
+def trail_row(figures: Figures) -> str:
+    rate, bar = figures["lines"] / figures["seconds"], figures["bar"]
+    speed = "%d %s %d" % (rate, ">=" if rate >= bar else "< !", bar)
+    peak = verdict(figures["peak"] / MIB, TRAIL_PEAK_BAR / MIB, "%.0f")
+    sizes = [figures["format"], "%d" % (figures["bytes"] / 1e6), f"{figures['lines']:,}"]
+    return row([*sizes, "`%s`" % figures["words"], "%.1f" % figures["seconds"], "%.1f" % figures["cpu"], speed, peak])
+
+
 def run_time(command: Sequence[str]) -> float:
     """Wall-clock seconds."""
     began = time.monotonic()
@@ -736,11 +746,17 @@ def questions(now: float) -> List[Question]:
     ]
 
 
-def ask(place: Place, words: Sequence[str], store: str) -> Figures:
+def write_a_year(form: str, path: str, peers: int, sessions: int) -> int:
+    # In a process of its own: a child begins with the peak of the one that forks it.
+    command = [sys.executable, YEAR_WRITER, form, path, str(peers), str(sessions)]
+    return int(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def ask(place: Place, words: Sequence[str], source: Sequence[str], rounds: int = REPORT_ROUNDS) -> Figures:
     """The least wall-clock and CPU seconds of some runs, and their highest peak of memory."""
-    command = [*place.command, words[0], "--store", store, *words[1:]]
+    command = [*place.command, words[0], *source, *words[1:]]
     found = []
-    for _ in range(REPORT_ROUNDS):
+    for _ in range(rounds):
         with tempfile.TemporaryFile(dir="/dev/shm") as output:
             began = time.monotonic()
             child = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
@@ -764,10 +780,20 @@ def measure_reports(place: Place) -> Iterator[Tuple[Figures, float]]:
         (*YEAR, [Question(("status",), 1.0), *questions(now)]),
     ):
         store = "%s/%d.db" % (place.folder, peers)
-        # In a process of its own: a child begins with the peak of the one that forks it.
-        subprocess.run([sys.executable, YEAR_WRITER, store, str(peers), str(sessions)], stdout=subprocess.DEVNULL, check=True)
+        write_a_year("store", store, peers, sessions)
         for question in asked:
-            yield {"peers": peers, "sessions": sessions, **ask(place, question.words, store)}, question.bar_s
+            yield {"peers": peers, "sessions": sessions, **ask(place, question.words, ("--store", store))}, question.bar_s
+
+
+def measure_trails(place: Place, megabytes: int) -> Iterator[Figures]:
+    """A trail of each format, of about that size, in one pass."""
+    for form, size, bar in (("text", 127, TEXT_LINES_BAR), ("json", 433, JSON_LINES_BAR)):
+        path = "%s/trail" % place.folder
+        lines = write_a_year(form, path, YEAR[0], megabytes * 1_000_000 // size // 2)
+        for words in (("sessions", "--since", "7d"), ("sessions", "--summary")):
+            figures = ask(place, words, ("--from-log", path), rounds=2)
+            yield {"format": form, "bytes": os.stat(path).st_size, "lines": lines, "bar": bar, **figures}
+        os.unlink(path)
 
 
 # --- The report ---------------------------------------------------------------------------------------------------
@@ -895,6 +921,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--hung", action="store_true", help="only: an interface hangs beside ten others")
     parser.add_argument("--reports", action="store_true", help="only: `status` and `sessions` with the store of a year")
     parser.add_argument("--names", action="store_true", help="only: what names, journal and `metrics` cost")
+    parser.add_argument("--trails", type=int, metavar="MB", help="only: `sessions --from-log` with trails of this size")
     parser.add_argument("--no-start", action="store_true", help="leave out how long the start takes")
     parser.add_argument("--json", metavar="FILE", help="the figures, in bytes, seconds and milliseconds")
     parser.add_argument("--module", default=MODULE, help="the wg_monitor.py to measure (%(default)s)")
@@ -925,6 +952,16 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     report: Dict[str, Any] = {"machine": machine(), "bare_resident": baseline(arguments.module), "sizes": {}}
     print(", ".join("%s %s" % item for item in report["machine"].items()))
     print("a bare interpreter with the same imports: %s MiB\n" % mib(report["bare_resident"]))
+    if arguments.trails:
+        place = Place(arguments.module)
+        try:
+            print(row(["format", "MB", "lines", "command", "s", "CPU s", "lines a second", "peak MiB"]))
+            print(row(["---"] * 8))
+            for figures in measure_trails(place, arguments.trails):
+                print(trail_row(figures), flush=True)
+        finally:
+            place.close()
+        return 0
     if arguments.reports:
         place = Place(arguments.module)
         try:

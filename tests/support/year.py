@@ -1,11 +1,12 @@
-"""A store as the monitor leaves it after a year, written in seconds instead of lived.
+"""A store or a trail as the monitor leaves it after a year, written in seconds instead of lived.
 
 Half of the peers are laptops, used on working days; four in ten are phones, which come and go; one in ten is a link
 between sites, up for days. Every second week the monitor is restarted.
 
-`python3 tests/support/year.py PATH [PEERS [SESSIONS]]` writes one.
+`python3 tests/support/year.py store PATH PEERS SESSIONS` writes a store, and `text` or `json` instead of `store` a trail.
 """
 
+import heapq
 import random
 import sqlite3
 import sys
@@ -180,9 +181,43 @@ def write_year(path: str, peers: int, count: int, now: float) -> int:
     return int(number)
 
 
+def events(crowd: Sequence[Member], count: int, now: float) -> Iterator[wg_monitor.Event]:
+    """The events of these sessions, in their order."""
+    by_key = {member.public_key: member for member in crowd}
+    ends: List[Tuple[float, int, wg_monitor.Event]] = []
+    new = set(by_key)
+    for row in sessions(crowd, count, now, random.Random(1)):
+        while ends and ends[0][0] <= row.start + 20:
+            yield heapq.heappop(ends)[2]
+        member = by_key[row.public_key]
+        session = wg_monitor.Session(row.number, row.start, row.began, 0, 0, 0.0, row.endpoints)
+        peer = ("wg0", row.public_key, row.endpoints, member.ips, int(row.start))
+        first = row.public_key in new
+        new.discard(row.public_key)
+        yield wg_monitor.Event("ONLINE", row.start + 20, *peer, 1, first, member.name, session)
+        if row.detected is not None:
+            ended = wg_monitor.Ended(session, *(row.last_seen, row.length, row.received, row.sent, row.reason))  # type: ignore[arg-type]
+            event = wg_monitor.Event("OFFLINE", row.detected, *peer, 0, False, member.name, ended=ended)
+            heapq.heappush(ends, (row.detected, row.number, event))
+    for _, _, event in sorted(ends):
+        yield event
+
+
+def write_trail(path: str, peers: int, count: int, now: float, log_format: str) -> int:
+    """Writes the trail, and returns the number of its lines."""
+    render, lines = wg_monitor.render, 1
+    start = wg_monitor.Event("START", now - DAYS * DAY_S)
+    with open(path, "wb") as file:
+        file.write(render(1, start, "Monitor started | Interval: 30s, Threshold: 180s, Stats: 3600s", log_format))
+        for event in events(members(peers), count, now):
+            lines += 1
+            file.write(render(lines, event, wg_monitor.event_text(event), log_format))
+    return lines
+
+
 if __name__ == "__main__":
-    path, *sizes = sys.argv[1:]
-    began = time.monotonic()
-    peers, count = (*map(int, sizes), 1000, 1_000_000)[:2]
-    found = write_year(path, peers, count, time.time())
-    print("%d sessions in %.1f s" % (found, time.monotonic() - began))
+    form, path, peers, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    if form == "store":
+        print(write_year(path, peers, count, time.time()))
+    else:
+        print(write_trail(path, peers, count, time.time(), form))
