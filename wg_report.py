@@ -32,8 +32,8 @@ from array import array
 from bisect import bisect_right
 from collections import Counter, deque
 from contextlib import closing, suppress
-from datetime import date, datetime, timedelta, timezone
-from functools import lru_cache, partial
+from datetime import date, datetime, timedelta
+from functools import lru_cache, partial, reduce
 from heapq import merge
 from itertools import groupby, islice
 from operator import attrgetter
@@ -107,10 +107,21 @@ MOMENTS = """write it like one of these: 90m, 7d, now, today, yesterday, tuesday
     2026-11-01 14:00, 2026-11-01T14:00:00+01:00, @1793538000""".replace("\n   ", "")
 
 
-# Local time: of the machine, or of a zone by its name.
+# Local time: of the machine, or of a zone by its name. Errors: Refusal.
 class Zone:
     def __init__(self, name: str = "") -> None:
-        self.info = named_zone(name) if name else None
+        self.info: Any = None
+        if name:
+            found, shown = "--timezone %s" % printable(name), printable(name)
+            try:
+                from zoneinfo import ZoneInfo
+
+                self.info = ZoneInfo(name)
+            except ImportError:
+                raise Refusal(found, "needs Python 3.9 or newer", "set TZ=%s instead" % shown) from None
+            except (KeyError, ValueError, OSError):
+                remedy = "write it like Europe/Berlin or UTC; the package tzdata has the names"
+                raise Refusal(found, "this machine knows no such zone", remedy) from None
 
     def local(self, wall: float) -> datetime:
         return datetime.fromtimestamp(min(max(wall, 0.0), EPOCH_MAX - DAY_S), self.info)
@@ -122,29 +133,14 @@ class Zone:
         local = self.local(wall).replace(microsecond=0)
         return (local if self.info is not None else local.astimezone()).isoformat()
 
-    def walls(self, local: datetime) -> tuple[float, float]:
-        """The times at which the clock shows this. They differ around a clock change: the first is earlier if the clock
-        shows it twice, and later if it skips it."""
-        first, second = (local.replace(tzinfo=self.info, fold=fold).timestamp() for fold in (0, 1))
-        return first, second
+    def walls(self, local: datetime) -> tuple[float, ...]:
+        """The two times at which the clock shows this. They differ around a clock change: the first is earlier if the
+        clock shows it twice, and later if it skips it."""
+        return tuple(local.replace(tzinfo=self.info, fold=fold).timestamp() for fold in (0, 1))
 
     def midnight(self, day: date) -> float:
         # When a day begins: where the clock skips its midnight, at the end of the skip.
         return self.walls(datetime(day.year, day.month, day.day))[0]
-
-
-def named_zone(name: str) -> Any:
-    """Errors: Refusal."""
-    found = "--timezone %s" % wg_monitor.printable(name)
-    try:
-        from zoneinfo import ZoneInfo
-    except ImportError:
-        raise Refusal(found, "needs Python 3.9 or newer", "set TZ=%s instead" % wg_monitor.printable(name)) from None
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        remedy = "write it like Europe/Berlin or UTC; the package tzdata has the names"
-        raise Refusal(found, "this machine knows no such zone", remedy) from None
 
 
 def parse_moment(text: str, now: float, zone: Zone, end: bool = False) -> tuple[float, str]:
@@ -153,7 +149,7 @@ def parse_moment(text: str, now: float, zone: Zone, end: bool = False) -> tuple[
     A text may mean more than an instant: a day, a month, a time that the clock shows twice. Then its beginning counts,
     or with `end` its end: a period includes the days that it is named by. Errors: Refusal."""
     words = " ".join(text.lower().split())
-    unknown = Refusal("'%s'" % wg_monitor.printable(text), "it is no time", MOMENTS)
+    unknown = Refusal("'%s'" % printable(text), "it is no time", MOMENTS)
     epoch, when = EPOCH.fullmatch(words), WHEN.fullmatch(words)
     if words == "now":
         return now, ""
@@ -170,48 +166,37 @@ def parse_moment(text: str, now: float, zone: Zone, end: bool = False) -> tuple[
             return zone.midnight(after if end else first), ""
         if hour is None or after - first != timedelta(1) or (offset and not named):
             raise unknown
-        local = datetime(first.year, first.month, first.day, int(hour), int(minute), int(second or 0))
-        wall, note = with_offset(local, offset) if offset else in_zone(local, zone, end)
+        local, note = datetime(*first.timetuple()[:3], int(hour), int(minute), int(second or 0)), ""
+        walls = zone.walls(local)
+        wall = walls[end and walls[0] < walls[1]]  # what is skipped counts as if the clock had not been set forward
+        if offset:
+            shift = "+00:00" if offset == "z" else offset[:3] + ":" + offset[-2:]
+            wall = datetime.fromisoformat(local.isoformat() + shift).timestamp()
+        elif walls[0] > walls[1]:
+            note = "%s does not exist, since the clock was set forward: it is read as %s." % (local, zone.stamp(wall))
+        elif walls[0] < walls[1]:
+            texts = (local, zone.rfc3339(wall), zone.rfc3339(walls[not end]))
+            note = "%s exists twice, since the clock was set back: it is read as %s, not as %s." % texts
     except (ValueError, OverflowError):  # there is no 31st of November
         raise unknown from None
-    wall += float(fraction or 0)
     if not named and wall > now and not end:
         raise Refusal("'%s'" % words, "it is later than now", "write 'yesterday %s' for the last time" % words)
-    return wall, note
+    return wall + float(fraction or 0), note
 
 
 def named_days(word: str, today: date) -> tuple[date, date]:
     """The first day of a day or a month, and the day after its last one. Errors: ValueError."""
+    unit = "month" if word[0].isdigit() and len(word) == 7 else "day"
     if word[0].isdigit():
-        first = date.fromisoformat(word if len(word) == 10 else word + "-01")
+        first = date.fromisoformat(word + "-01" if unit == "month" else word)
         if not 1970 <= first.year < 9999:
             raise ValueError("a year that no monitor has seen")
-        return first, next_unit(first, "day" if len(word) == 10 else "month")
-    if word in ("today", "yesterday"):
+    elif word in ("today", "yesterday"):
         first = today - timedelta(word == "yesterday")
     else:  # the last one that has begun
         names = [name for name in WEEKDAYS if word in (name, name[:3])]
         first = today - timedelta((today.weekday() - WEEKDAYS.index(names[0] if names else word)) % 7)
-    return first, next_unit(first, "day")
-
-
-def with_offset(local: datetime, offset: str) -> tuple[float, str]:
-    minutes = 0 if offset == "z" else int(offset[1:3]) * 60 + int(offset[-2:])
-    zone = timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes))
-    return local.replace(tzinfo=zone).timestamp(), ""
-
-
-def in_zone(local: datetime, zone: Zone, end: bool) -> tuple[float, str]:
-    # A time that is skipped counts as if the clock had not been set forward.
-    first, second = zone.walls(local)
-    if first == second:
-        return first, ""
-    if first > second:
-        note = "%s does not exist, since the clock was set forward: it is read as %s."
-        return first, note % (local, zone.stamp(first))
-    wall, other = (second, first) if end else (first, second)
-    texts = (local, zone.rfc3339(wall), zone.rfc3339(other))
-    return wall, "%s exists twice, since the clock was set back: it is read as %s, not as %s." % texts
+    return first, next_unit(first, unit)
 
 
 # --- Sums ---------------------------------------------------------------------------------------------------------
@@ -257,7 +242,7 @@ UNITS_MAX = 40_000  # days of a century: a clock that began in 1970 does not tak
 
 
 def watched(history: History, interface: str | None, period: Period) -> list[Stretch]:
-    """When an interface was watched, in order; None = every interface."""
+    # When an interface was watched, in order; None = every interface.
     parts: list[Stretch] = []
     begin, end = max(history.watched.since, period.since), min(history.watched.until, period.until)
     for gap in history.gaps:
@@ -269,13 +254,8 @@ def watched(history: History, interface: str | None, period: Period) -> list[Str
 
 
 def overlap(parts: Sequence[Stretch], since: float, until: float) -> float:
-    seconds = 0.0
-    for number in range(max(0, bisect_right(parts, (since, FOREVER)) - 1), len(parts)):
-        start, stop = parts[number]
-        if start >= until:
-            break
-        seconds += max(0.0, min(stop, until) - max(start, since))
-    return seconds
+    near = parts[max(0, bisect_right(parts, (since, FOREVER)) - 1) : bisect_right(parts, (until, -FOREVER))]
+    return sum((max(0.0, min(stop, until) - max(start, since)) for start, stop in near), 0.0)
 
 
 def part_of(session: Session, since: float, until: float) -> float:
@@ -286,21 +266,15 @@ def part_of(session: Session, since: float, until: float) -> float:
     return max(0.0, min(stop, until) - max(start, since)) / (stop - start)
 
 
-def median(ordered: Sequence[Sequence[float]]) -> float:
-    """The median of all these lengths, in milliseconds. Each sequence is in order."""
-    count = sum(map(len, ordered))
-    return round((ranked(ordered, (count + 1) // 2) + ranked(ordered, count // 2 + 1)) / 2, 3) if count else 0.0
-
-
 def ranked(ordered: Sequence[Sequence[float]], rank: int) -> float:
-    # The length at this place, from 1, of all in order. Halving an interval takes no memory: one list of a million
-    # lengths takes 32 MiB, and half a second to sort.
+    # The length at this place, from 1, of all in order, in milliseconds. Halving an interval takes no memory: one list
+    # of a million lengths takes 32 MiB, and half a second to sort.
     low, high = -1.0, max(lengths[-1] for lengths in ordered)
     while high - low > 1e-4:
         middle = (low + high) / 2
         enough = sum(bisect_right(lengths, middle) for lengths in ordered) >= rank
         low, high = (low, middle) if enough else (middle, high)
-    return high
+    return round(high, 3)
 
 
 def plus(count: int | None, more: int | None) -> int | None:
@@ -308,27 +282,18 @@ def plus(count: int | None, more: int | None) -> int | None:
     return more if count is None else count if more is None else count + more
 
 
-# The sessions of one peer so far: what a total needs of them.
+# The sessions of one peer so far.
 class Sum:
-    __slots__ = (
-        "period", "parts", "name", "lengths", "online", "unwatched", "received", "sent", "beyond", "addresses", "cut",
-        "cuts",
-    )  # fmt: skip
-
-    def __init__(self, period: Period = Period(), parts: Sequence[Stretch] = ()) -> None:  # noqa: B008
-        self.period, self.parts = period, parts  # `parts`: when the peer's interface was watched in it
-        self.name = ""
-        self.lengths = array("d")
+    def __init__(self, parts: Sequence[Stretch]) -> None:
+        self.parts = parts  # when its interface was watched in the period
+        self.name, self.reason, self.breaks = "", "", 0
+        self.lengths, self.addresses = array("d"), set()  # type: Any, set[str]
         self.online = self.unwatched = 0.0
-        self.received: int | None = None
-        self.sent: int | None = None
-        self.beyond = self.cut = False  # `cut`: the last session ended as `unreachable`
-        self.cuts = 0
-        self.addresses: set[str] = set()
+        self.received, self.sent, self.beyond = None, None, False  # type: int | None, int | None, bool
 
-    def add(self, session: Session) -> None:
+    def add(self, session: Session, since: float, until: float) -> None:
         # A million sessions in 5 s: it calls as little as it can.
-        _, _, _, name, _, start, until, _, length, endpoints, _, received, sent, unwatched, reason = session
+        _, _, _, name, _, start, stop, _, length, endpoints, _, received, sent, unwatched, reason = session
         if name:
             self.name = name
         self.lengths.append(length)
@@ -336,42 +301,36 @@ class Sum:
             self.received = received if self.received is None else self.received + received
         if sent is not None:
             self.sent = sent if self.sent is None else self.sent + sent
-        self.cuts += self.cut
-        self.cut = reason == "unreachable"
+        if self.reason == "unreachable":
+            self.breaks += 1
+        self.reason = reason
         for endpoint in endpoints:
             address = endpoint.rpartition(":")[0]
             if address not in self.addresses:
                 self.addresses.add(sys.intern(address))  # thousands of peers come from the same ones
-        since, end = self.period
-        if not since <= start <= until < end:
-            part = part_of(session, since, end)
+        if not since <= start <= stop < until:
+            part = part_of(session, since, until)
             length *= part
             self.beyond |= part != 1
         self.online += length
         if unwatched:  # it has a part in a gap, which goes on after its end maybe
-            begin, end = max(start, since), min(until, end)
+            begin, end = max(start, since), min(stop, until)
             self.unwatched += max(0.0, min(unwatched, end - begin - overlap(self.parts, begin, end)))
 
-    def total(self, who: tuple[str, str, str], watched_s: float, ordered: Sequence[Sequence[float]]) -> Total:
-        # `ordered`: the lengths of its sessions.
-        self.addresses.discard("")
-        seen, hours = max(0.0, self.online - self.unwatched), self.online / 3600
-        return Total(
-            *who,
-            self.name,
-            sum(map(len, ordered)),
-            round(self.online, 3),
-            round(self.unwatched, 3),
-            min(1.0, seen / watched_s) if watched_s else None,
-            max((lengths[-1] for lengths in ordered), default=0.0),
-            median(ordered),
-            self.cuts,
-            self.cuts / hours if self.online >= 1 else None,
-            self.received,
-            self.sent,
-            self.beyond,
-            len(self.addresses),
-        )
+
+def total_of(who: tuple[str, str, str, str], sums: Sequence[Sum], period: Period) -> Total:
+    ordered, online, unwatched = [s.lengths for s in sums], sum(s.online for s in sums), sum(s.unwatched for s in sums)
+    count, breaks = sum(map(len, ordered)), sum(s.breaks for s in sums)
+    middle = (ranked(ordered, (count + 1) // 2) + ranked(ordered, count // 2 + 1)) / 2 if count else 0.0
+    watched_s = sum(overlap(s.parts, *period) for s in sums)
+    return Total(
+        *who, count, round(online, 3), round(unwatched, 3),
+        min(1.0, max(0.0, online - unwatched) / watched_s) if watched_s else None,
+        max((lengths[-1] for lengths in ordered), default=0.0), middle,
+        breaks, breaks / online * 3600 if online >= 1 else None,
+        reduce(plus, (s.received for s in sums), None), reduce(plus, (s.sent for s in sums), None),
+        any(s.beyond for s in sums), len(set().union(*(s.addresses for s in sums)) - {""}),
+    )  # fmt: skip
 
 
 def add_up(sessions: Iterable[Session], histories: Iterable[History], period: Period) -> tuple[list[Total], Total]:
@@ -379,28 +338,19 @@ def add_up(sessions: Iterable[Session], histories: Iterable[History], period: Pe
     sums: dict[tuple[str, str, str], Sum] = {}
     sources = {history.gateway: history for history in histories}
     parts: dict[tuple[str, str], list[Stretch]] = {}
+    since, until = period
     for session in sessions:
         who = session[:3]
         one = sums.get(who)
         if one is None:
             if who[:2] not in parts:
                 parts[who[:2]] = watched(sources[session.gateway], session.interface, period)
-            one = sums[who] = Sum(period, parts[who[:2]])
-        one.add(session)
-    every, all_s = Sum(), 0.0
-    totals = []
-    for who, one in sums.items():
-        watched_s = overlap(one.parts, *period)
+            one = sums[who] = Sum(parts[who[:2]])
+        one.add(session, since, until)
+    for one in sums.values():
         one.lengths = array("d", sorted(one.lengths))
-        totals.append(one.total(who, watched_s, [one.lengths]))
-        all_s += watched_s
-        every.addresses |= one.addresses
-        every.online += one.online
-        every.unwatched += one.unwatched
-        every.cuts += one.cuts
-        every.beyond |= one.beyond
-        every.received, every.sent = plus(every.received, one.received), plus(every.sent, one.sent)
-    return totals, every.total(("", "", ""), all_s, [one.lengths for one in sums.values()])
+    totals = [total_of((*who, one.name), [one], period) for who, one in sums.items()]
+    return totals, total_of(("", "", "", ""), [*sums.values()], period)
 
 
 def first_of_unit(day: date, unit: str) -> date:
@@ -409,9 +359,8 @@ def first_of_unit(day: date, unit: str) -> date:
 
 
 def next_unit(first: date, unit: str) -> date:
-    if unit == "month":
-        return (first.replace(day=28) + timedelta(4)).replace(day=1)
-    return first + timedelta(7 if unit == "week" else 1)
+    after = first + timedelta({"day": 1, "week": 7, "month": 31}[unit])
+    return after.replace(day=1) if unit == "month" else after
 
 
 def unit_name(first: date, unit: str) -> str:
@@ -425,21 +374,19 @@ class Bucket:
         self.start, self.stop = zone.midnight(first), zone.midnight(self.after)
         self.sessions, self.online, self.estimated = 0, 0.0, False
         self.peers = 0  # a bit for each: a year of days of 10,000 peers takes half a megabyte
-        self.received: int | None = None
-        self.sent: int | None = None
+        self.received, self.sent = None, None  # type: int | None, int | None
 
     def add(self, session: Session, period: Period, peer: int) -> None:
-        start, stop = max(self.start, period.since), min(self.stop, period.until)
-        before, after = 0.0, 1.0
+        start, stop, shares = max(self.start, period.since), min(self.stop, period.until), (0.0, 1.0)
         if not start <= session.start <= session.until < stop:
-            before, after = part_of(session, -FOREVER, start), part_of(session, -FOREVER, stop)
-        if after > before or start <= session.start < stop:
+            shares = part_of(session, -FOREVER, start), part_of(session, -FOREVER, stop)
+        if shares[0] < shares[1] or start <= session.start < stop:
             self.sessions += 1
             self.peers |= peer
-            self.online += session.length * (after - before)
-            self.received = plus(self.received, share_of(session.received, before, after))
-            self.sent = plus(self.sent, share_of(session.sent, before, after))
-            self.estimated |= after - before < 1
+            self.online += session.length * (shares[1] - shares[0])
+            self.received = plus(self.received, share_of(session.received, *shares))
+            self.sent = plus(self.sent, share_of(session.sent, *shares))
+            self.estimated |= shares[1] - shares[0] < 1
 
 
 def share_of(count: int | None, before: float, after: float) -> int | None:
@@ -449,71 +396,45 @@ def share_of(count: int | None, before: float, after: float) -> int | None:
     return (count if after == 1 else int(count * after)) - (count if before == 1 else int(count * before))
 
 
-# All units from the first one with a session to the last.
-class Buckets:
-    def __init__(self, unit: str, zone: Zone) -> None:
-        self.unit, self.zone = unit, zone
-        self.all: list[Bucket] = []
-        self.starts: list[float] = []
-
-    def cover(self, since: float, until: float) -> None:
-        """Errors: Refusal."""
-        while not self.all or self.all[-1].stop <= until:
-            first = first_of_unit(self.zone.local(since).date(), self.unit) if not self.all else self.all[-1].after
-            self.insert(len(self.all), first)
-        while since < self.starts[0]:
-            self.insert(0, first_of_unit(self.all[0].first - timedelta(1), self.unit))
-
-    def insert(self, place: int, first: date) -> None:
-        if len(self.all) >= UNITS_MAX or first.year >= 9999:
-            found, remedy = "--by %s" % self.unit, "choose a period with --since and --until"
-            raise Refusal(found, "there are more than %d of them" % UNITS_MAX, remedy)
-        self.all.insert(place, Bucket(first, self.unit, self.zone))
-        self.starts.insert(place, self.all[place].start)
-
-    def add(self, session: Session, period: Period, peer: int) -> None:
-        since = max(session.start, period.since)
-        until = max(since, min(session.until, period.until))
-        if not self.all or since < self.starts[0] or until >= self.all[-1].stop:
-            self.cover(since, until)
-        number = bisect_right(self.starts, since) - 1
-        while number < len(self.all) and self.starts[number] <= until:
-            self.all[number].add(session, period, peer)
-            number += 1
-
-
 def add_up_by(
     unit: str, sessions: Iterable[Session], histories: Sequence[History], period: Period, zone: Zone
 ) -> Iterator[Usage]:
-    """The usage in each day, week or month of a period, from the first time that somebody watched to the last.
-    Errors: Refusal."""
+    """The usage in each day, week or month of a period, from the first time that somebody watched to the last. Sessions
+    may come in any order. Errors: Refusal."""
     begins, ends = zip(*(history.watched for history in histories))
     gaps = sorted((gap for history in histories for gap in history.gaps), key=lambda gap: gap.start)
     parts = watched(histories[0]._replace(watched=Period(max(begins), min(ends)), gaps=gaps), None, period)
     begin, end = min(begins), max(ends)
-    buckets = Buckets(unit, zone)
+    buckets: dict[date, Bucket] = {}
     peers: dict[tuple[str, ...], int] = {}
+
+    def units(since: float, until: float) -> Iterator[Bucket]:
+        first = first_of_unit(zone.local(since).date(), unit)
+        while True:
+            bucket = buckets.get(first)
+            if bucket is None:
+                if len(buckets) >= UNITS_MAX or first.year >= 9999:
+                    found, remedy = "--by %s" % unit, "choose a period with --since and --until"
+                    raise Refusal(found, "there are more than %d of them" % UNITS_MAX, remedy)
+                bucket = buckets[first] = Bucket(first, unit, zone)
+            yield bucket
+            if bucket.stop > until:
+                return
+            first = bucket.after
+
     for session in sessions:
-        begin, end = min(begin, session.start), max(end, session.until)
-        buckets.add(session, period, 1 << peers.setdefault(session[:3], len(peers)))
+        begin, end = min(begin, session.start), max(end, session.start, session.until)
+        since = max(session.start, period.since)
+        peer = 1 << peers.setdefault(session[:3], len(peers))
+        for bucket in units(since, max(since, min(session.until, period.until))):
+            bucket.add(session, period, peer)
     begin, end = max(begin, period.since), min(end, period.until)
-    if begin < end:
-        buckets.cover(begin, end)
-    for bucket in buckets.all:
-        start, stop = max(begin, bucket.start), min(end, bucket.stop)
-        if start < stop or bucket.sessions:  # there are days that a country has skipped
-            yield Usage(
-                unit_name(bucket.first, unit),
-                start,
-                stop,
-                bucket.sessions,
-                bin(bucket.peers).count("1"),
-                round(bucket.online, 3),
-                bucket.received,
-                bucket.sent,
-                bucket.estimated,
-                round(stop - start - overlap(parts, start, stop), 3),
-            )
+    for b in units(begin, end) if begin < end else ():
+        start, stop = max(begin, b.start), min(end, b.stop)
+        if start < stop or b.sessions:  # there are days that a country has skipped
+            sizes = (b.sessions, bin(b.peers).count("1"), round(b.online, 3), b.received, b.sent, b.estimated)
+            unwatched = round(stop - start - overlap(parts, start, stop), 3)
+            yield Usage._make((unit_name(b.first, unit), start, stop, *sizes, unwatched))
 
 
 # --- Text ---------------------------------------------------------------------------------------------------------
