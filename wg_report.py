@@ -35,10 +35,11 @@ from contextlib import closing, suppress
 from datetime import date, datetime, timedelta
 from functools import lru_cache, partial, reduce
 from heapq import merge
+from html import escape
 from itertools import groupby, islice
 from operator import attrgetter
 from shutil import get_terminal_size
-from typing import Any, Callable, Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Sequence, Tuple
+from typing import AbstractSet, Any, Callable, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Sequence, Tuple
 
 import wg_monitor
 from wg_monitor import COUNTER_MAX, DAY_S, EPOCH_MAX, EXIT_FAILURE, EXIT_NOT_PERMITTED, Refusal, counted, printable
@@ -1378,7 +1379,8 @@ def sessions(words: Sequence[str]) -> int:
         items, names = [*sorted(totals, key=lambda t: (not t.name, t.name, t[:3])), total], Total._fields
         columns = [*first_columns(gateways), *total_columns()]
     if options.format == "html":
-        show_page(page(stream, histories, period, now, zone, options.lang == "zh", notes))
+        reconfigure(encoding="utf-8")  # as the page says, whatever the locale
+        sys.stdout.writelines(page(stream, histories, period, now, zone, options.lang == "zh", notes))
         return 0
     if options.format == "table" and items is not None:
         notes += show_sums(columns, items)
@@ -1484,7 +1486,7 @@ NAME_COLUMNS = [
 # One file that requests nothing, in pieces. Memory holds as many bars as can be drawn, and the sessions within limits.
 
 PIXELS = 1000  # of the timeline; bars of a peer that are narrower than one, and begin in the same one, are merged
-BARS_MAX = 15_000  # beyond that, longer ones are merged, too: they take 3 MB, and a browser draws them within a second
+BARS_MAX = 15_000  # beyond that, longer ones are merged, too: these take 3 MB, and a browser draws them in a second
 CELLS = (6 * 3600, DAY_S, 7 * DAY_S, 28 * DAY_S, 364 * DAY_S)
 LISTED_MAX = 5_000  # sessions in the table
 ZOOMED_MAX = 100_000  # sessions in the days that the script shows
@@ -1504,12 +1506,11 @@ peers = Peers | 对端; peer = peer | 对端; seen = peers seen | 出现过的�
 sessions = sessions | 会话; hours = hours online | 在线小时数; watched = time watched | 监控时间占比
 received = received | 接收; sent = sent | 发送; online_time = online | 在线时长; share = share of watched time | 占监控时间
 longest = longest | 最长会话; last_seen = last seen | 最后在线; from = from | 开始; until = until | 结束
-length = length | 时长; endpoint = endpoint | 远端地址; end = how it ended | 结束方式
-chart = Sessions of {} peers, {} | {} 个对端的会话，{}; skip = Skip the timeline | 跳过时间线
+length = length | 时长; endpoint = endpoint | 远端地址; end = how it ended | 结束方式; whole = Whole period | 整个时段
+earlier = The day before | 前一天; later = The day after | 后一天; skip = Skip the timeline | 跳过时间线
+chart = Sessions of {} peers, {} | {} 个对端的会话，{}; connected = connected | 在线
 in_words = One row per peer, one bar per session. The tables below say the same in words. | \
 每个对端一行，每次会话一条。下面的表格以文字列出同样的内容。
-zoom = Zoom to a day | 放大到某一天; whole = Whole period | 整个时段
-earlier = The day before | 前一天; later = The day after | 后一天; connected = connected | 在线
 several = several sessions: the paler, the less of it connected | 多次会话：颜色越浅，在线时间越少
 online = still connected | 仍在线; idle = fell silent | 不再有活动; unreachable = ended unreachable | 失去响应
 interface-down = interface went down | 接口关闭; removed = peer removed | 对端被删除; reset = handshake reset | 握手被重置
@@ -1527,13 +1528,12 @@ cut = The newest {1} of {0} sessions. The same command with --format csv instead
 cell = Sessions of a peer that are shorter than {} and close together share a bar, which says how many it holds. | \
 同一对端短于 {} 且彼此相近的会话合并为一条，并注明其中的会话数。
 zoomed = Zoomed to a day, the timeline has only the newest {} sessions. | 放大到某一天时，时间线只含最新的 {} 次会话。
-explain = A session begins with a handshake and ends at the last sign of life. Bytes are what the gateway counted, and \
-lower bounds. Hatched time was not watched: what happened in it is unknown. | 会话从握手开始，到最后一次活动迹象为止。\
-字节数由网关统计，是下限。斜线部分未被监控，其间发生了什么不得而知。
-beyond = * A session reaches beyond the period: some of these bytes may not belong to it. | \
-* 有会话超出所选时段，部分字节可能不属于该时段。
+explain = A session begins with a handshake and ends at the last sign of life. Bytes are lower bounds. Hatched time \
+was not watched: what happened in it is unknown. | 会话从握手开始，到最后一次活动迹象为止。字节数是下限。\
+斜线部分未被监控，其间发生了什么不得而知。
+beyond = * Some of these bytes may lie outside the period. | * 部分字节可能不属于该时段。
 made = Made by wg_monitor {} from {} on {}. | 由 wg_monitor {} 根据 {} 生成于 {}。
-""".replace("\\\n", "")
+"""
 
 PAGE = """<!doctype html>
 <html lang="{lang}">
@@ -1551,8 +1551,7 @@ patternTransform=rotate(-45)><rect width=1.2 height=7 /></pattern><defs><path id
 <main><dl>{numbers}</dl>
 <a class=skip href="#peers">{skip}</a>
 <div id=zoom hidden><button id=whole hidden>← {whole}</button><strong aria-live=polite></strong>
-<button id=earlier aria-label="{earlier}">‹</button><label>{zoom} <input type=date></label>
-<button id=later aria-label="{later}">›</button></div>
+<button id=earlier aria-label="{earlier}">‹</button><button id=later aria-label="{later}">›</button></div>
 <div id=time class="{density}" tabindex=0 role=group aria-label="{title}"><div>
 <svg class=scale aria-hidden=true><g>{labels}</g></svg>
 {timeline}</div></div><ul id=legend>{legend}</ul>
@@ -1562,8 +1561,8 @@ patternTransform=rotate(-45)><rect width=1.2 height=7 /></pattern><defs><path id
 <th scope=col>{received}<th scope=col>{sent}<th scope=col>{last_seen}<tbody>
 {peer_rows}</table></div>{note}
 <details><summary id=sessions>{listed}</summary><div class=wide tabindex=0 role=group aria-labelledby=sessions><table>
-<thead><tr><th scope=col>{peer}<th scope=col>{from}<th scope=col>{until}<th scope=col>{length}
-<th scope=col>{endpoint}<th scope=col>{received}<th scope=col>{sent}<th scope=col>{end}<tbody>
+<thead><tr><th scope=col>{peer}<th scope=col>{from}<th scope=col>{until}<th scope=col>{length}<th scope=col>{endpoint}
+<th scope=col>{received}<th scope=col>{sent}<th scope=col>{end}<tbody>
 {session_rows}</table></div></details></main>
 <footer>{notes}</footer><div id=tip hidden></div>
 <script type="application/json" id=data>{data}</script>
@@ -1576,23 +1575,20 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --paper: #15181b; --ink: #e4e7ea; --soft: #9ba4ae; --line: #2a2f35;
   --weekend: #1b1f23; --past: #7f9fd0; --now: #43b883; --warn: #e0aa55; --bad: #ea7d77; --other: #b994dd;
   --hatch: #68707a } }
-@media (prefers-contrast: more) { :root { --soft: var(--ink); --line: var(--hatch) } }
 * { box-sizing: border-box } [hidden] { display: none !important }
 body { margin: 0 auto; max-width: 1400px; padding: 40px 32px 56px; background: var(--paper); color: var(--ink);
   font: 15px/1.5 Inter, system-ui, "Segoe UI", Roboto, "Noto Sans", sans-serif; font-variant-numeric: tabular-nums }
 h1 { margin: 2px 0 4px; font-size: 30px; line-height: 1.15; font-weight: 650; letter-spacing: -.015em }
 h2 { margin: 40px 0 8px; font-size: 18px; font-weight: 650; letter-spacing: -.01em }
-header p, small, footer, dt, summary, .note, #legend, #zoom, #time h2 { color: var(--soft); font-size: 13px }
-header p { margin: 0 } header h1 + p { font-size: 15px } small { font-weight: 400 } header small { margin-left: 8px }
-dl { display: flex; flex-wrap: wrap; gap: 14px 44px; margin: 28px 0 26px }
-dd small { margin-left: 6px; font-size: 14px }
-dd { margin: 0; font-size: 24px; font-weight: 600; letter-spacing: -.01em } .note { margin: 10px 0 0 }
+header p, small, footer, dt, summary, .note, #legend, #time h2 { color: var(--soft); font-size: 13px }
+header p { margin: 0 } header h1 + p { font-size: 15px } small { margin-left: 8px; font-weight: 400 }
+dl { display: flex; flex-wrap: wrap; gap: 14px 44px; margin: 28px 0 26px } .note { margin: 10px 0 0 }
+dd { margin: 0; font-size: 24px; font-weight: 600; letter-spacing: -.01em } dd small { margin: 0; font-size: 14px }
 :focus-visible { outline: 2px solid var(--past); outline-offset: 2px; border-radius: 3px }
-button, input { padding: 4px 6px; border: 0; border-radius: 4px; background: none; color: inherit; font: inherit }
-button:enabled:hover { background: var(--line); cursor: pointer } button:disabled { opacity: .4 }
-#zoom { display: flex; flex-wrap: wrap; align-items: center; justify-content: end; gap: 2px 6px; min-height: 34px }
-#zoom strong { margin-right: auto; color: var(--ink); font-weight: 600; font-size: 15px }
-::-webkit-calendar-picker-indicator { display: none; background: none }
+button { padding: 4px 8px; border: 0; border-radius: 4px; background: none; color: inherit; font: inherit }
+button:hover { background: var(--line); cursor: pointer }
+#zoom { display: flex; align-items: center; justify-content: end; gap: 4px; min-height: 34px }
+#zoom strong { margin-right: auto; font-weight: 600 }
 .skip:not(:focus) { position: absolute; clip-path: inset(50%) }
 
 #time { --h: 30px; --bar: 12px; --names: 176px } #time.dense { --h: 20px; --bar: 10px }
@@ -1605,31 +1601,32 @@ button:enabled:hover { background: var(--line); cursor: pointer } button:disable
 .scale .c, .scale .n { font-size: 11px; text-anchor: end; transform: translate(-5px, 38px) }
 .scale .n { fill: var(--now); font-weight: 600 } line { stroke: var(--line) } line.n { stroke: var(--now) }
 line.c { stroke: var(--soft); stroke-dasharray: 2 4 } .w { fill: var(--weekend); height: 100% }
-.gap { fill: url(#hatch); stroke: none; height: 100% } #hatch rect { fill: var(--hatch) }
+.gap { fill: url(#hatch); stroke: none; height: 100%; pointer-events: auto } #hatch rect { fill: var(--hatch) }
 ol, #legend { list-style: none; margin: 0; padding: 0 }
-ol li { display: grid; grid-template-columns: var(--names) 1fr; height: var(--h); pointer-events: none }
+ol li { display: grid; grid-template-columns: var(--names) 1fr; height: var(--h) }
+ol, .back { pointer-events: none } .name, .r g { pointer-events: auto }
 ol li::after { content: ""; grid-column: span 2; margin-top: -1px; border-top: 1px solid var(--line); opacity: .6 }
 .name { display: flex; align-items: center; gap: 8px; min-width: 0; padding-right: 12px; font-size: 14px;
-  font-weight: 500; pointer-events: auto } .dense .name { font-size: 12.5px }
+  font-weight: 500 } .dense .name { font-size: 12.5px }
 .name bdi, th bdi { max-width: 24em; overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
 .name i { flex: none; width: 7px; height: 7px; border-radius: 50%; background: var(--now) }
-.r g { fill: var(--past); stroke: var(--past); outline: none; pointer-events: auto }
-.r g.o { fill: var(--now); stroke: var(--now) }
+.r g { fill: var(--past); stroke: var(--past); outline: none } .r g.o { fill: var(--now); stroke: var(--now) }
 .r rect { y: calc(var(--h) / 2 - var(--bar) / 2); height: var(--bar); rx: 2.5px; stroke-width: .8px }
 .m1 rect { opacity: .4 } .m2 rect { opacity: .55 } .m3 rect { opacity: .7 } .m4 rect { opacity: .85 }
-.r g:hover rect, .r g:focus rect, .lit rect { stroke: var(--ink); stroke-width: 1.5px; opacity: 1 }
-.r use { transform: translateY(calc(var(--h) / 2)); pointer-events: none }
+.r g:hover rect, .r g:focus rect { stroke: var(--ink); stroke-width: 1.5px; opacity: 1 }
+.r use { transform: translateY(calc(var(--h) / 2)) }
 .r text { display: none; fill: var(--ink); stroke: var(--paper); stroke-width: 5px; paint-order: stroke;
   font-size: 12px; text-anchor: end; transform-box: view-box; transform: translateX(100%) }
 html:not(.js) .scale { position: static } html:not(.js) .r g:is(:hover, :focus) text { display: inline }
-.js .r { pointer-events: auto; cursor: zoom-in } .js .zoomed .r { cursor: auto } .js .back { pointer-events: none }
+.js #time:not(.zoomed) section { cursor: zoom-in }
 #unreachable { fill: var(--warn); stroke: none } #unknown { fill: var(--paper); stroke: var(--soft) }
 #interface-down, #removed, #reset { fill: none; stroke: var(--ink); stroke-width: 2; stroke-linecap: round }
 #removed { stroke: var(--bad) } #reset { stroke: var(--other) }
 #legend { --h: 20px; --bar: 12px; display: flex; flex-wrap: wrap; gap: 4px 24px; margin: 14px 0 0 176px }
-#legend li { display: flex; gap: 8px } #legend svg { flex: none; width: 24px; pointer-events: none }
+#legend li { display: flex; gap: 8px } #legend svg { flex: none; width: 24px }
 #tip { position: fixed; z-index: 2; max-width: 380px; padding: 8px 12px; border-radius: 6px; background: var(--ink);
-  color: var(--paper); font-size: 13px; pointer-events: none; overflow-wrap: anywhere } #tip b { font-weight: 600 }
+  color: var(--paper); font-size: 13px; white-space: pre-line; overflow-wrap: anywhere; pointer-events: none }
+#tip::first-line { font-weight: 600 }
 
 .wide { overflow-x: auto } table { width: 100%; border-collapse: collapse; font-size: 14px } td { font-weight: 400 }
 th, td { padding: 6px 0 6px 20px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
@@ -1638,11 +1635,9 @@ details :is(:nth-child(2), :nth-child(3), :nth-child(5), :last-child):is(th, td)
 thead th { color: var(--soft); font-size: 13px } thead [aria-sort] { color: var(--ink) } thead button { padding: 0 }
 thead th::first-letter, thead button::first-letter { text-transform: uppercase }
 [aria-sort]::after { content: " ↓" } [aria-sort=ascending]::after { content: " ↑" }
-th bdi { display: inline-block; vertical-align: bottom }
-th small { margin-left: 10px; font: .86em ui-monospace, monospace }
+th bdi { display: inline-block; vertical-align: bottom } td rect:first-child { fill: var(--line) }
 td svg { width: 80px; height: 6px; margin-left: 10px; vertical-align: middle; fill: var(--past) }
-td rect:first-child { fill: var(--line) } details { margin: 28px 0 36px } footer p { margin: 0 0 4px; max-width: 84ch }
-summary { width: fit-content; padding: 4px 0; cursor: pointer }
+details { margin: 28px 0 36px } summary { width: fit-content; cursor: pointer } footer p { max-width: 84ch }
 
 @media (max-width: 900px) { .odd { display: none } }
 @media (max-width: 720px) { body { padding: 24px 16px } h1 { font-size: 24px } .odd { display: inline }
@@ -1661,52 +1656,52 @@ summary { width: fit-content; padding: 4px 0; cursor: pointer }
 """
 
 SCRIPT = r"""
-(() => {
 'use strict'
 const one = (css, from = document) => from.querySelector(css)
 const all = (css, from = document) => [...from.querySelectorAll(css)]
-const D = JSON.parse(one('#data').textContent), T = D.texts, root = document.documentElement
-const time = one('#time'), tip = one('#tip'), input = one('#zoom input'), rows = all('.r', time), sessions = []
-let day = -1, begin = D.begin, end = D.end, lit, tapped
+const data = JSON.parse(one('#data').textContent), texts = data.texts, root = document.documentElement
+const time = one('#time'), tip = one('#tip'), rows = all('.r', time), sessions = []
+let day = -1, begin = data.begin, end = data.end
 
-const tag = (name, text) => Object.assign(document.createElement(name), { textContent: text })
 const draw = (name, attributes, ...children) => {
   const made = document.createElementNS('http://www.w3.org/2000/svg', name)
   for (const key in attributes) made.setAttribute(key, attributes[key])
   made.append(...children)
   return made
 }
-const fill = (text, ...values) => text.replace(/\{\}/g, () => values.shift())
-const local = t => new Date((t + D.offsets.filter(([from]) => from <= t).pop()[1]) * 1000)
+const local = t => new Date((t + data.offsets.filter(([from]) => from <= t).pop()[1]) * 1000)
 const clock = t => local(t).toISOString().slice(0, 19).replace('T', ' ')
-const day_of = t => clock(t).slice(0, 10)
-const span = (from, to) => clock(from) + ' – ' + clock(to).slice(day_of(from) === day_of(to) ? 11 : 0)
+const span = (from, to) => {
+  const same = clock(from).slice(0, 10) === clock(to).slice(0, 10)
+  return clock(from) + ' – ' + clock(to).slice(same ? 11 : 0)
+}
 const lasting = s => {
   const place = [86400, 3600, 60].findIndex(size => s >= size), [size, less] = [86400, 3600, 60, 1].slice(place)
-  return place < 0 ? s + T.units[3] : `${s / size | 0}${T.units[place]} ${s % size / less | 0}${T.units[place + 1]}`
+  const units = texts.units.split(' '), [unit, lesser] = units.slice(place)
+  return place < 0 ? s + units[3] : `${s / size | 0}${unit} ${s % size / less | 0}${lesser}`
 }
-const sized = n => {
+const amount = n => {
   let unit = 0
   for (; n >= (unit ? 999.5 : 1024) && unit < 5; unit++) n /= 1024
-  return n == null ? '–' : n.toFixed(unit && n < 99.95 ? 1 : 0) + ' ' + ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'][unit]
+  return n == null ? '' : n.toFixed(unit && n < 99.95 ? 1 : 0) + ' ' + ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'][unit]
 }
 
 // A day instead of the whole period, drawn from the sessions in the data.
 const x = t => Math.min(100, Math.max(0, (t - begin) / (end - begin) * 100))
 const box = (kind, a, b) => draw('rect', { class: kind, x: x(a) + '%', width: Math.max(.1, x(b) - x(a)) + '%' })
 const line = (t, kind) => draw('line', { class: kind, x1: x(t) + '%', x2: x(t) + '%', y2: '100%' })
-const bar = ([from, long, how, host, port, received, sent, more, lasted, blind]) => {
-  const to = from + long, others = more ? ' ' + fill(T.more, more) : '', known = (received ?? sent) != null
-  const endpoint = D.hosts[host] ? D.hosts[host] + (port == null ? '' : ':' + port) + others : '–'
-  const traffic = known && fill(T.traffic, sized(received), sized(sent)), length = lasting(lasted ?? long)
-  const facts = [span(from, to), length, endpoint, traffic, blind && T.blind, T.ends[how]].filter(Boolean).join(' · ')
-  const mark = D.marks[how] && to <= end ? draw('use', { href: '#' + D.marks[how], x: x(to) + '%' }) : ''
-  return draw('g', how ? {} : { class: 'o' }, box('', from, to), draw('text', {}, facts), mark)
+const bar = ([from, long, how, host, port, received, sent, more, blind]) => {
+  const to = from + long, end_of = data.ends[how], others = more ? ' ' + texts.more.replace('{}', more) : ''
+  const endpoint = data.hosts[host] ? data.hosts[host] + (port == null ? '' : ':' + port) + others : '–'
+  const flow = (received ?? sent) != null && texts.traffic.replace('{}', amount(received)).replace('{}', amount(sent))
+  const facts = [span(from, to), lasting(long), endpoint, flow, blind && texts.blind, texts[end_of]].filter(Boolean)
+  const mark = data.marks.includes(end_of) && to <= end ? draw('use', { href: '#' + end_of, x: x(to) + '%' }) : ''
+  return draw('g', how ? {} : { class: 'o' }, box('', from, to), draw('text', {}, facts.join(' · ')), mark)
 }
 const bars = row => {
   const numbers = code => code.split('.').map(n => n ? parseInt(n, 16) : null)
-  let t = D.base
-  sessions[row] = sessions[row] || D.rows[row].split(' ').map(numbers).map(([more, ...rest]) => [t += more, ...rest])
+  let t = data.base
+  sessions[row] = sessions[row] || data.rows[row].split(' ').map(numbers).map(([more, ...rest]) => [t += more, ...rest])
   return sessions[row].filter(([from, long]) => from < end && from + long >= begin).map(bar)
 }
 const swap = (node, children) => {
@@ -1715,119 +1710,93 @@ const swap = (node, children) => {
   node.replaceChildren(...(children || node.kept))
 }
 const zoom = to => {
-  day = Math.min(D.days.length - 2, Math.max(-1, to))
-  const drawn = day >= 0, hour = t => parseInt(clock(t).slice(11))
-  begin = drawn ? D.days[day] : D.begin
-  end = drawn ? D.days[day + 1] : D.end
-  const hours = drawn ? Array.from({ length: (end - begin) / 3600 }, (_, hour) => begin + hour * 3600) : []
+  day = Math.min(data.days.length - 2, Math.max(-1, to))
+  const drawn = day >= 0, hour = t => parseInt(clock(t).slice(11)), hours = []
+  begin = drawn ? Math.max(data.begin, data.days[day]) : data.begin
+  end = drawn ? Math.min(data.end, data.days[day + 1]) : data.end
+  for (let t = data.days[day]; t < end; t += 3600) if (t >= begin) hours.push(t)
   const label = t => draw('text', { x: x(t) + '%', class: hour(t) % 4 ? 'odd' : '' }, clock(t).slice(11, 16))
-  const seen = D.now > begin && D.now < end ? [line(D.now, 'n')] : []
   swap(one('.scale g'), drawn && hours.filter(t => hour(t) % 2 === 0).map(label))
-  all('.back > g').forEach((back, place) => swap(back, drawn && [...hours.map(t => line(t, 'l')), ...D.gaps[place]
-    .filter(([from, to]) => from < end && to > begin).map(([from, to]) => box('gap', from, to)), ...seen]))
-  rows.forEach((row, place) => {
-    swap(row, drawn && bars(place))
-    all('g', row).forEach((bar, place) => bar.setAttribute('tabindex', place ? -1 : 0))
-  })
+  all('.back > g').forEach((back, place) => swap(back, drawn && [...hours.map(t => line(t, 'l')),
+    ...data.gaps[place].filter(([from, to]) => from < end && to > begin).map(([from, to]) => box('gap', from, to)),
+    ...(begin < data.now && data.now < end ? [line(data.now, 'n')] : [])]))
+  rows.forEach((row, place) => swap(row, drawn && bars(place)))
+  for (const row of rows) all('g', row).forEach((bar, place) => bar.setAttribute('tabindex', place ? -1 : 0))
   tell()
   time.classList.toggle('zoomed', drawn)
   one('#whole').hidden = !drawn
-  one('#earlier').disabled = day === 0
-  one('#later').disabled = day === D.days.length - 2
-  input.value = drawn ? day_of(begin) : ''
-  const full = local(begin).toLocaleDateString(T.locale, { dateStyle: 'full', timeZone: 'UTC' })
+  const full = local(begin).toLocaleDateString(texts.locale, { dateStyle: 'full', timeZone: 'UTC' })
   one('#zoom strong').textContent = drawn ? full : ''
 }
-const back = () => { zoom(-1); input.focus() }
-const dated = text => zoom(Date.parse(text.match(/\d{4}-\d\d-\d\d/)[0]) / 864e5 - D.first)
 
 // What is under the pointer, or has the focus.
-const tell = (bar, at, top, lines) => {
-  if (lit) lit.classList.remove('lit')
-  lit = bar
-  tip.hidden = !bar && !lines
-  if (tip.hidden) return
-  if (bar) {
-    const place = one('rect', bar).getBoundingClientRect(), facts = one('text', bar).textContent.split(' · ')
-    at = at ?? (Math.max(0, place.left) + Math.min(root.clientWidth, place.right)) / 2
-    top = place.top
-    lines = [one('bdi', bar.closest('li')).textContent, ...facts]
-    bar.classList.add('lit')
-    bar.setAttribute('role', 'img')
-    bar.setAttribute('aria-label', facts.join(', '))
-  }
-  tip.replaceChildren(...lines.map((line, place) => tag(place ? 'div' : 'b', line)))
-  const { width, height } = tip.getBoundingClientRect()
-  tip.style.left = Math.max(8, Math.min(root.clientWidth - width - 8, at - width / 2)) + 'px'
-  tip.style.top = (top > height + 12 ? top - height - 12 : top + 28) + 'px'
+const tell = (bar, at) => {
+  tip.hidden = !bar
+  if (!bar) return
+  const place = one('rect', bar).getBoundingClientRect(), facts = one('text', bar).textContent.split(' · ')
+  bar.setAttribute('role', 'img')
+  bar.setAttribute('aria-label', facts.join(', '))
+  tip.textContent = [one('bdi', bar.closest('li')).textContent, ...facts].join('\n')
+  const { width, height } = tip.getBoundingClientRect(), over = place.top - height - 12
+  const middle = at ?? (Math.max(0, place.left) + Math.min(root.clientWidth, place.right)) / 2
+  tip.style.left = Math.max(8, Math.min(root.clientWidth - width - 8, middle - width / 2)) + 'px'
+  tip.style.top = (over > 0 ? over : place.bottom + 12) + 'px'
 }
 const point = event => {
-  const row = event.target.closest('.r'), at = event.clientX
-  if (!row) return {}
-  const place = row.getBoundingClientRect(), y = place.top + place.height / 2, second = (end - begin) / place.width
-  const t = begin + (at - place.left) * second, gaps = D.gaps[all('section', time).indexOf(row.closest('section'))]
-  const found = [0, -2, 2, -5, 5].map(shift => document.elementFromPoint(at + shift, y)?.closest('.r g'))
-  const bar = found.find(bar => bar && row.contains(bar))
-  const gap = gaps.find(gap => gap[0] - second < t && t < gap[1] + second)
-  tell(bar, at, y, !bar && gap && [T.unwatched, span(gap[0], gap[1]), gap[2]])
-  return { t, bar }
+  const near = shift => document.elementFromPoint(event.clientX + shift, event.clientY)?.closest('.r g')
+  const bar = [0, -2, 2, -5, 5].map(near).find(bar => bar)
+  tell(bar, event.clientX)
+  return bar
 }
 time.onpointermove = point
 time.onpointerleave = () => tell()
 time.addEventListener('focusin', event => tell(event.target.closest('.r g')))
 time.addEventListener('focusout', () => tell())
 time.onclick = event => {
-  const { t, bar } = point(event), first_tap = event.pointerType === 'touch' && bar && bar !== tapped
-  if (t && day < 0 && D.days.length > 2 && !first_tap) zoom(D.days.filter(start => start <= t).length - 1)
-  tapped = bar
+  const bar = point(event), section = event.target.closest('section')
+  if (!section || day >= 0 || data.days.length < 3 || (bar && event.pointerType === 'touch')) return
+  const place = one('.back', section).getBoundingClientRect()
+  const t = begin + (event.clientX - place.left) / place.width * (end - begin)
+  if (t >= begin) zoom(data.days.filter(start => start <= t).length - 1)
 }
 
 // Each row is one stop of the tab key, and arrows move in it.
 document.onkeydown = event => {
-  if (event.key === 'Escape' && day >= 0) back()
+  if (event.key === 'Escape' && day >= 0) zoom(-1)
   const bar = event.target.closest('.r g')
-  if (!bar) return
-  const own = all('g', bar.parentNode), place = own.indexOf(bar)
-  const next = own[{ ArrowLeft: place - 1, ArrowRight: place + 1, Home: 0, End: own.length - 1 }[event.key]]
-  if (next) {
-    bar.setAttribute('tabindex', -1)
-    next.setAttribute('tabindex', 0)
-    next.focus()
-  } else if (event.key === 'Enter' && day < 0 && D.days.length > 2) {
-    dated(one('text', bar).textContent)
+  const next = bar && { ArrowLeft: bar.previousElementSibling, ArrowRight: bar.nextElementSibling }[event.key]
+  const opens = bar && event.key === 'Enter' && day < 0 && data.days.length > 2
+  if (next || opens) event.preventDefault()
+  if (next) next.focus()
+  if (opens) {
+    const date = one('text', bar).textContent.slice(0, 10)  // it may be before the period
+    zoom(Math.max(0, Date.parse(date) / 864e5 - data.first))
     one('#whole').focus()
-  } else return
-  event.preventDefault()
+  }
 }
-one('#whole').onclick = back
-one('#earlier').onclick = () => zoom(day < 0 ? D.days.length - 2 : day - 1)
+one('#whole').onclick = () => zoom(-1)
+one('#earlier').onclick = () => zoom(day < 0 ? data.days.length - 2 : Math.max(0, day - 1))
 one('#later').onclick = () => zoom(day + 1)
-input.onclick = () => input.showPicker && input.showPicker()
-Object.assign(input, { min: day_of(D.days[0]), max: day_of(D.days[D.days.length - 2]) })
-input.onchange = () => input.value && input.validity.valid && dated(input.value)
-one('#zoom').hidden = D.days.length < 3
+one('#zoom').hidden = data.days.length < 3
 root.classList.add('js')
 zoom(-1)
 
 all('#peers + div th[scope=col]').forEach((head, column) => {
-  const button = tag('button', head.textContent.trim()), body = one('#peers + div tbody')
   const value = row => row.cells[column].dataset.v ?? row.cells[column].textContent
-  button.onclick = () => {
-    const down = head.ariaSort ? head.ariaSort === 'ascending' : column > 0
-    const order = (a, b) => column ? a - b : a.localeCompare(b)
+  const order = (a, b) => column ? value(a) - value(b) : value(a).localeCompare(value(b))
+  head.innerHTML = `<button>${head.innerHTML}</button>`
+  head.onclick = () => {
+    const down = head.ariaSort ? head.ariaSort === 'ascending' : column > 0, body = one('#peers + div tbody')
     all('[aria-sort]').forEach(other => other.removeAttribute('aria-sort'))
     head.ariaSort = down ? 'descending' : 'ascending'
-    body.append(...[...body.rows].sort((a, b) => (down ? -1 : 1) * order(value(a), value(b))))
+    body.append(...[...body.rows].sort((a, b) => down ? order(b, a) : order(a, b)))
   }
-  head.replaceChildren(button)
 })
 window.onbeforeprint = () => { one('details').open = true }
-})()
 """
 
 Who = Tuple[str, str, str]  # gateway, interface, peer
 Ends = Tuple[str, ...]  # how the sessions of a bar ended: words of ENDS
-Bars = List[Tuple[Session, Ends]]
 
 
 def page(
@@ -1841,9 +1810,9 @@ def page(
     begin, end = period.since, min(period.until, now)
     if begin == -FOREVER:
         begin = min((h.watched.since for h in histories if h.watched.since > -FOREVER), default=now - DAY_S)
-    drawing = Page(histories, Period(min(begin, end - 60), end), zone, chinese)
-    drawing.totals, drawing.every = add_up(drawing.passing(sessions), histories, period._replace(until=end))
-    parts: dict[str, Any] = {**drawing.texts, **drawing.parts(now, notes), "style": STYLE, "script": SCRIPT}
+    drawn = Page(histories, Period(min(begin, end - 60), end), zone, chinese)
+    totals, every = add_up(drawn.passing(sessions), histories, period._replace(until=end))
+    parts: dict[str, Any] = {**drawn.texts, **drawn.parts(totals, every, now, notes), "style": STYLE, "script": SCRIPT}
     for name in ("style", "script"):
         parts[name + "_hash"] = "sha256-" + b64encode(sha256(parts[name].encode()).digest()).decode()
     for number, piece in enumerate(re.split(r"\{(\w+)\}", PAGE)):
@@ -1852,13 +1821,7 @@ def page(
 
 
 def safe(text: str) -> str:
-    from html import escape
-
     return escape(clean(text))
-
-
-def sized(count: int | None) -> str:
-    return size_text(count) or "–"
 
 
 def end_of(session: Session) -> str:
@@ -1868,18 +1831,14 @@ def end_of(session: Session) -> str:
 
 
 class Page:
-    totals: list[Total]
-    every: Total
-
     def __init__(self, histories: Sequence[History], period: Period, zone: Zone, chinese: bool) -> None:
-        self.histories, self.period, self.zone, self.stamp = histories, period, zone, lru_cache(4096)(zone.stamp)
+        self.sources, self.period, self.zone = {h.gateway: h for h in histories}, period, zone
         self.begin, self.end = period
-        self.sources = {history.gateway: history for history in histories}
         entries = (entry.partition(" = ") for entry in re.split("\n|; ", TEXTS.strip()))
         self.texts = {name: text.split(" | ")[chinese] for name, _, text in entries}
-        self.cell, day = (self.end - self.begin) / PIXELS, zone.local(self.begin).date()
-        self.monday = zone.midnight(day - timedelta(day.weekday()))
-        self.rows: dict[Who, Bars] = {}
+        self.cell, self.day = (self.end - self.begin) / PIXELS, zone.local(self.begin).date()
+        self.monday = zone.midnight(self.day - timedelta(self.day.weekday()))
+        self.rows: dict[Who, list[tuple[Session, Ends]]] = {}  # the bars
         self.newest: deque[Session] = deque(maxlen=LISTED_MAX)
         self.codes: deque[tuple[Who, int, str]] = deque(maxlen=ZOOMED_MAX)
         self.hosts: dict[str, int] = {}
@@ -1889,10 +1848,7 @@ class Page:
 
     def passing(self, sessions: Iterable[Session]) -> Iterator[Session]:
         for session in sessions:
-            bars = self.rows.setdefault(session[:3], [])
-            self.bars -= len(bars)
-            self.put(bars, session, (end_of(session),))
-            self.bars += len(bars)
+            self.put(session, (end_of(session),))
             if self.bars > 4 * BARS_MAX:
                 self.merge(2 * BARS_MAX)
             self.newest.append(session)
@@ -1900,37 +1856,37 @@ class Page:
             yield session
         self.merge(BARS_MAX)
 
-    def put(self, bars: Bars, new: Session, ends: Ends) -> None:
-        if bars and self.fits(new, ends) and self.fits(*bars[-1]):
-            last, before = bars[-1]
-            if (last.start - self.monday) // self.cell == (new.start - self.monday) // self.cell:
-                received, sent = plus(last.received, new.received), plus(last.sent, new.sent)
-                last = last._replace(until=max(last.until, new.until), length=last.length + new.length)
-                last = last._replace(unwatched=last.unwatched + new.unwatched, received=received, sent=sent)
-                bars[-1] = last, before + ends
-                return
+    def put(self, new: Session, ends: Ends) -> None:
+        bars, cell = self.rows.setdefault(new[:3], []), self.cell_of(new, ends)
+        if bars and cell is not None and cell == self.cell_of(*bars[-1]):
+            last, before = bars.pop()
+            received, sent = plus(last.received, new.received), plus(last.sent, new.sent)
+            last = last._replace(received=received, sent=sent, unwatched=last.unwatched + new.unwatched)
+            new = last._replace(until=max(last.until, new.until), length=last.length + new.length)
+            ends = before + ends
+            self.bars -= 1
         bars.append((new, ends))
+        self.bars += 1
 
-    def fits(self, session: Session, ends: Ends) -> bool:
-        return len(ends) > 1 or (session.until - session.start < self.cell and session.state != ONLINE)
+    def cell_of(self, session: Session, ends: Ends) -> float | None:
+        # Bars in the same cell become one. None: this bar remains alone.
+        if len(ends) == 1 and (session.until - session.start >= self.cell or session.state == ONLINE):
+            return None
+        return (session.start - self.monday) // self.cell
 
     def merge(self, most: int) -> None:
         while self.bars > most and self.cell < CELLS[-1]:
             self.cell = next(cell for cell in CELLS if cell > self.cell)
-            for who, bars in self.rows.items():
-                self.rows[who] = []
-                for bar in bars:
-                    self.put(self.rows[who], *bar)
-            self.bars = sum(map(len, self.rows.values()))
+            rows, self.rows, self.bars = self.rows, {}, 0
+            for bar in (bar for bars in rows.values() for bar in bars):
+                self.put(*bar)
 
-    def code(self, session: Session) -> str:
+    def code(self, s: Session) -> str:
         # For the script: hexadecimal numbers. Missing ones at the end are left out.
-        host, _, port = (session.endpoints or ("",))[-1].rpartition(":")
-        span = int(session.until) - int(session.start)
-        numbers: list[int | None] = [span, ENDS.index(end_of(session))]
+        host, _, port = (s.endpoints or ("",))[-1].rpartition(":")
+        numbers: list[int | None] = [int(s.until) - int(s.start), ENDS.index(end_of(s))]
         numbers += [self.hosts.setdefault(host, len(self.hosts)), int(port) if port.isdigit() else None]
-        numbers += [session.received, session.sent, len(session.endpoints[1:]) or None]
-        numbers += [int(session.length) if abs(session.length - span) > 1 else None, 1 if session.unwatched else None]
+        numbers += [s.received, s.sent, len(s.endpoints[1:]) or None, 1 if s.unwatched else None]
         return ".".join("" if n is None else "%x" % n for n in numbers).rstrip(".")
 
     # Words and places.
@@ -1942,133 +1898,108 @@ class Page:
         return "x=%.2f%% width=%.2f%% " % (self.x(start), max(least, self.x(until) - self.x(start)))
 
     def offset(self, moment: float) -> int:
-        local = self.zone.local(moment)
-        return int(((local if self.zone.info else local.astimezone()).utcoffset() or timedelta()).total_seconds())
+        return round((self.zone.local(moment).replace(tzinfo=None) - datetime(1970, 1, 1)).total_seconds() - moment)
 
     def say(self, name: str, moment: float) -> str:
-        if name == "offset":
-            return "UTC%s%02d:%02d" % ("+-"[self.offset(moment) < 0], *divmod(abs(self.offset(moment)) // 60, 60))
         local, text = self.zone.local(moment), self.texts
         month, weekday = text["months"].split(" ")[local.month - 1], text["weekdays"].split(" ")[local.weekday()]
         return text[name].format(local, month=month, weekday=weekday)
 
     def span(self, start: float, until: float, brief: bool = False) -> str:
-        first, last = (self.stamp(int(moment))[: 16 if brief else 19] for moment in (start, until))
+        first, last = (self.zone.stamp(moment)[: 16 if brief else 19] for moment in (start, until))
         return "%s – %s" % (first, last[11:] if last[:10] == first[:10] else last)
 
     def lasting(self, seconds: float) -> str:
-        whole, units = int(max(0.0, seconds)), self.texts["units"].split(" ")
-        for place, (size, lesser) in enumerate(((DAY_S, 3600), (3600, 60), (60, 1))):
-            if whole >= size:
-                return "%d%s %d%s" % (whole // size, units[place], whole % size // lesser, units[place + 1])
-        return "%d%s" % (whole, units[3])
+        units = dict(zip("dhms", self.texts["units"].split(" ")))
+        return re.sub("[dhms]", lambda unit: units[unit.group()], wg_monitor.duration(seconds))
 
-    def facts(self, s: Session, ends: Ends) -> tuple[str, ...]:
+    def facts(self, s: Session, ends: Ends) -> list[str]:
         # From and until, length, endpoint, bytes, time not watched, end. What does not apply is empty.
         text, counts, several = self.texts, Counter(ends), len(ends) > 1
         more = " " + text["more"].format(len(s.endpoints) - 1) if len(s.endpoints) > 1 else ""
-        length = text["together"].format(self.lasting(s.length)) if several else self.lasting(s.length)
         place = text["merged"].format(len(ends)) if several else safe(s.endpoints[-1]) + more if s.endpoints else "–"
+        length = text["together"].format(self.lasting(s.length)) if several else self.lasting(s.length)
         known = s.received is not None or s.sent is not None
-        traffic = text["traffic"].format(sized(s.received), sized(s.sent)) if known else ""
-        blind = text["blind"] if s.unwatched else ""
+        traffic = text["traffic"].format(size_text(s.received), size_text(s.sent)) if known else ""
         end = ", ".join("%d × %s" % (counts[e], text[e]) if several else text[e] for e in ENDS if counts[e])
-        return self.span(s.start, s.until, several), length, place, traffic, blind, end
-
-    def why(self, start: float, stop: float, whys: Iterable[str]) -> str:
-        reasons = [self.texts[why] for why in sorted(whys) if why in self.texts]
-        return " · ".join([self.texts["unwatched"], self.span(start, stop), *reasons])
+        return [self.span(s.start, s.until, several), length, place, traffic, text["blind"] if s.unwatched else "", end]
 
     def ticks(self) -> Iterator[tuple[float, float, str, str]]:
-        # Lines and bands of the backdrop: from, until, the text that names it, its class.
-        days, zone = (self.end - self.begin) / DAY_S, self.zone
+        # Of the scale and the backdrop: from, until, a label, and l = a line, w = a weekend's day, c = a clock change.
+        days, zone, day = (self.end - self.begin) / DAY_S, self.zone, self.day
         step = next((m for m in (5, 10, 15, 30, 60, 120, 180, 360, 720) if days * 1440 / m <= 15), 1440)  # minutes
         months = 0 if days <= 105 else 1 if days <= 460 else 3 if days <= 1400 else 12 * math.ceil(days / 5500)
-        day, last = zone.local(self.begin).date(), zone.local(self.end).date()
-        while day <= last:
-            low, high, monday = zone.midnight(day), zone.midnight(day + timedelta(1)), day.weekday() == 0
+        while day <= zone.local(self.end).date():
+            start, stop, monday = zone.midnight(day), zone.midnight(day + timedelta(1)), day.weekday() == 0
             if not months and day.weekday() >= 5:
-                yield low, high, "", "w"
+                yield start, stop, "", "w"
             if not months and (days <= 40 or monday):
-                yield low, low, "day" if days <= 16 else "week" if monday else "", "l"
+                name = "day" if days <= 16 else "week" if monday else ""
+                yield start, start, self.say(name, start) if name else "", "l"
             elif months and day.day == 1 and (day.year * 12 + day.month - 1) % months == 0:
-                yield low, low, "year" if day.month == 1 else "month", "l"
+                yield start, start, self.say("year" if day.month == 1 else "month", start), "l"
             for minutes in range(step, 1440, step):
                 shown = zone.walls(datetime(day.year, day.month, day.day) + timedelta(minutes=minutes))
                 if shown[0] <= shown[1]:  # otherwise the clock skips this time
-                    yield from ((moment, moment, "time", "l") for moment in sorted({*shown}))
-            before = self.offset(low)
-            if days <= 460 and before != self.offset(high):
-                while high - low > 1:
-                    middle = (low + high) // 2
-                    low, high = (middle, high) if self.offset(middle) == before else (low, middle)
-                yield high, high, "offset", "c"
+                    yield from ((moment, moment, self.say("time", moment), "l") for moment in sorted({*shown}))
+            if self.offset(start) != self.offset(stop):
+                change = next(t for t in range(int(start), int(stop), 60) if self.offset(t) != self.offset(start))
+                yield change, change, "UTC" + zone.rfc3339(change)[-6:] if days <= 460 else "", "c"
             day += timedelta(1)
 
     def blind_times(self, place: tuple[str, str]) -> list[tuple[float, float, str]]:
-        history = self.sources[place[0]]
+        # When nobody watched, and what to say about it.
+        history, unwatched = self.sources[place[0]], self.texts["unwatched"]
         found = [(self.begin, history.watched.since, "before"), (history.watched.until, self.end, "after")]
         found += [(gap.start, gap.stop, gap.why) for gap in history.gaps if gap.interface in (None, place[1])]
-        inside = [(max(start, self.begin), min(stop, self.end), why) for start, stop, why in found]
-        return sorted(gap for gap in inside if gap[0] < gap[1])
+        inside = sorted((max(start, self.begin), min(stop, self.end), why) for start, stop, why in found)
+        words = ((a, b, [unwatched, self.span(a, b), self.texts.get(why, "")]) for a, b, why in inside if a < b)
+        return [(start, stop, " · ".join(filter(None, said))) for start, stop, said in words]
 
     # The parts of the page.
 
-    def parts(self, now: float, notes: Iterable[str]) -> dict[str, Any]:
-        text, every, edges = self.texts, self.every, self.period
-        self.totals.sort(key=lambda t: (t[:2], not t.name, t.name.lower(), t.peer))
-        names = {t[:3]: name_text(t.name, t.peer) for t in self.totals}
-        times = Counter((who[:2], name) for who, name in names.items())
-        self.labels = {w: safe(n if times[w[:2], n] == 1 else "%s %s" % (n, w[2][:8])) for w, n in names.items()}
-        self.places = {t[:2]: safe(text["place"].format(*t[:2]) if t.gateway else t[1]) for t in self.totals}
+    def parts(self, totals: list[Total], every: Total, now: float, notes: Iterable[str]) -> dict[str, Any]:
+        text, edges = self.texts, self.period
+        totals.sort(key=lambda t: (t[:2], not t.name, t.name.lower(), t.peer))
+        found = {t[:3]: name_text(t.name, t.peer) for t in totals}
+        times = Counter((who[:2], name) for who, name in found.items())
+        self.labels = {w: safe(n if times[w[:2], n] == 1 else "%s %s" % (n, w[2][:8])) for w, n in found.items()}
+        self.places = {t[:2]: safe(text["place"].format(*t[:2]) if t.gateway else t[1]) for t in totals}
         self.blind = {place: self.blind_times(place) for place in self.places}
         stretches = [watched(self.sources[place[0]], place[1], edges) for place in self.places]
         share = sum(overlap(parts, *edges) for parts in stretches) / max(1, len(stretches)) / (self.end - self.begin)
         online = [bars[-1][0].until for bars in self.rows.values() if bars[-1][0].state == ONLINE]
-        self.lines = [*self.ticks(), *([(max(online), max(online), "now", "n")] if online else [])]
-        ends = [ends for bars in self.rows.values() for _, ends in bars]
-        merged = max(map(len, ends), default=0) > 1
-        found = {"connected": bool(ends), "several": merged, "unwatched": any(self.blind.values())}
-        self.there = {e[0] for e in ends if len(e) == 1} | {name for name in found if found[name]}
+        self.lines = [*self.ticks(), *((moment, moment, text["now"], "n") for moment in sorted(online)[-1:])]
+        there = {ends[0] if len(ends) == 1 else "several" for bars in self.rows.values() for _, ends in bars}
+        there |= {"connected", *["unwatched"] * any(self.blind.values())}
         counts = [format(number, ",") for number in (every.sessions, len(self.newest), len(self.codes))]
-        numbers = [format(n, ",.0f") for n in (len(self.totals), len(online), every.sessions, every.online_s / 3600)]
-        numbers += [sized(every.received_bytes), sized(every.sent_bytes)]
-        numbers.append("%.4g %%" % (int(share * 1000) / 10))
-        labelled = zip(("seen", "now", "sessions", "hours", "received", "sent", "watched"), numbers)
-        said = [text["explain"], *map(safe, notes)]
-        said += [text["cell"].format(self.lasting(self.cell))] * merged
-        said += [text["zoomed"].format(counts[2])] * (counts[2] != counts[0])
-        paths = safe(", ".join(history.path for history in self.histories))
+        numbers = [format(n, ",.0f") for n in (len(totals), len(online), every.sessions, every.online_s / 3600)]
+        numbers += [size_text(every.received_bytes), size_text(every.sent_bytes), "%.4g %%" % (int(share * 1000) / 10)]
+        said = [text["explain"], text["cell"].format(self.lasting(self.cell)) if "several" in there else ""]
+        said += [text["zoomed"].format(counts[2]) if counts[2] != counts[0] else "", *map(safe, notes)]
+        paths = safe(", ".join(history.path for history in self.sources.values()))
         said.append(text["made"].format(wg_monitor.VERSION, paths, self.say("date", now)))
-        offsets = [self.begin, *(line[0] for line in self.lines if line[3] == "c" and line[0] < self.end)]
         self.dates = text["from_to"].format(self.say("date", self.begin), self.say("date", self.end))
+        offsets = [self.begin, *(line[0] for line in self.lines if line[3] == "c" and line[0] < self.end)]
+        labelled = zip(("seen", "now", "sessions", "hours", "received", "sent", "watched"), numbers)
+        shown = ("<div><dt>%s<dd>%s%s<small>%s</small></div>" % (text[n], *v.partition(" ")) for n, v in labelled)
         return {
-            "places": ", ".join(self.places.values()) or "WireGuard",
-            "dates": self.dates,
-            "offsets": ", ".join(dict.fromkeys(self.say("offset", moment) for moment in offsets)),
-            "numbers": (
-                "<div><dt>%s<dd>%s<small>%s%s</small></div>" % (text[n], *v.partition(" ")) for n, v in labelled
-            ),
-            "density": "dense" if len(self.totals) > 40 else "",
-            "labels": self.scale(),
-            "timeline": self.timeline(),
-            "legend": self.legend(),
-            "peer_rows": self.peer_rows(),
-            "note": "<p class=note>%s" % text["beyond"] if every.beyond else "",
+            "places": ", ".join(self.places.values()) or "WireGuard", "dates": self.dates, "numbers": shown,
+            "offsets": ", ".join(dict.fromkeys("UTC" + self.zone.rfc3339(moment)[-6:] for moment in offsets)),
+            "density": "dense" if len(totals) > 40 else "", "labels": self.scale(), "timeline": self.timeline(),
+            "legend": self.legend(there), "peer_rows": self.peer_rows(totals), "session_rows": self.session_rows(),
+            "note": "<p class=note>%s" % text["beyond"] if every.beyond else "", "data": self.data(),
             "listed": text["listed" if counts[0] == counts[1] else "cut"].format(*counts),
-            "session_rows": self.session_rows(),
-            "notes": ("<p>%s" % sentence for sentence in said),
-            "data": self.data(),
-        }
+            "notes": ("<p>%s" % sentence for sentence in said if sentence),
+        }  # fmt: skip
 
     def scale(self) -> Iterator[str]:
-        lines = [(self.x(line[0]), *line) for line in self.lines if line[2] and line[0] <= self.end]
-        shown = [line for line in lines if line[0] > 0 and (line[0] < 96 or line[4] == "n")]
+        lines = [(self.x(line[0]), *line[2:]) for line in self.lines if line[2] and line[0] <= self.end]
+        shown = [line for line in lines if line[0] > 0 and (line[0] < 96 or line[2] == "n")]
         if not shown or shown[0][0] > 5:
-            shown[:0] = [line for line in lines if line[0] == 0 and line[4] == "l"][-1:]
-        for number, (x, moment, _, name, kind) in enumerate(shown):
-            kind = "odd" if number % 2 and kind == "l" else kind
-            yield "<text x=%.2f%% class=%s>%s</text>" % (x, kind, self.say(name, moment))
+            shown[:0] = [line for line in lines if line[0] == 0 and line[2] == "l"][-1:]
+        for number, (x, label, kind) in enumerate(shown):
+            yield "<text x=%.2f%% class=%s>%s</text>" % (x, "odd" if number % 2 and kind == "l" else kind, label)
 
     def timeline(self) -> Iterator[str]:
         text, back = self.texts, ""
@@ -2083,9 +2014,8 @@ class Page:
             yield "<section><svg class=back role=img aria-labelledby=t%d aria-describedby=d%d>" % (number, number)
             yield "<title id=t%d>%s</title>" % (number, text["chart"].format(len(members), self.dates))
             yield "<desc id=d%d>%s</desc><g>%s" % (number, text["in_words"], back)
-            for start, stop, whys in joined(self.blind[place], (self.end - self.begin) / PIXELS):
-                where, what = self.box(start, stop, 0.15), self.why(start, stop, whys)
-                yield "<rect class=gap %s><title>%s</title></rect>" % (where, what)
+            for start, stop, said in self.blind[place]:
+                yield "<rect class=gap %s><title>%s</title></rect>" % (self.box(start, stop, 0.15), said)
             yield "</g></svg><ol>\n"
             for who in members:
                 dot = "<i role=img aria-label='%s'></i>" % text["now"] if self.rows[who][-1][0].state == ONLINE else ""
@@ -2103,85 +2033,71 @@ class Page:
         facts = " · ".join(filter(None, self.facts(session, ends)))
         return "<g tabindex=0%s><rect %s/>%s<text>%s</text></g>" % (kind, self.box(start, until), mark, facts)
 
-    def legend(self) -> Iterator[str]:
-        shown = {"connected": "<g><rect width=100% />", "online": "<g class=o><rect width=100% />"}
-        shown["several"] = "<g class=m2><rect width=100% />"
-        shown.update((end, "<g><rect width=85%% /><use href=#%s x=85%% />" % end) for end in MARKED)
-        shown["unwatched"] = "<g><rect class=gap width=100% />"
-        for name in (name for name in shown if name in self.there):
-            yield "<li><svg class=r aria-hidden=true>%s</g></svg>%s" % (shown[name], self.texts[name])
+    def legend(self, there: AbstractSet[str]) -> Iterator[str]:
+        whole, mark = "<rect width=100% />", "<g><rect width=85%% /><use href=#%s x=85%% />"
+        shapes = {"connected": "<g>" + whole, "online": "<g class=o>" + whole, "several": "<g class=m2>" + whole}
+        shapes.update({end: mark % end for end in MARKED}, unwatched="<g><rect class=gap width=100% />")
+        for name in (name for name in shapes if name in there):
+            yield "<li><svg class=r aria-hidden=true>%s</g></svg>%s" % (shapes[name], self.texts[name])
 
-    def peer_rows(self) -> Iterator[str]:
-        for t in sorted(self.totals, key=lambda total: -total.online_s):
+    def titled(self, who: Who) -> str:
+        small = "<small>%s</small>" % self.places[who[:2]] if len(self.places) > 1 else ""
+        return "<tr><th scope=row><bdi>%s</bdi>%s" % (self.labels[who], small)
+
+    def peer_rows(self, totals: Iterable[Total]) -> Iterator[str]:
+        for t in sorted(totals, key=lambda total: -total.online_s):
             seen, star = max(session.until for session, _ in self.rows[t[:3]]), "<sup>*</sup>" if t.beyond else ""
             share, bar = -1.0 if t.share is None else t.share * 100, "<rect width=%.1f%% height=6 rx=3 />"
             drawn = "%.0f %%<svg aria-hidden=true>" % share + bar % 100 + bar % share + "</svg>" if share >= 0 else "–"
-            small = [self.places[t[:2]]] * (len(self.places) > 1) + [safe(name_text("", t.peer))] * (t.name != "")
             values = (t.sessions, t.online_s, share * 100, t.longest_s, t.received_bytes, t.sent_bytes, seen)
-            sizes = (sized(t.received_bytes) + star, sized(t.sent_bytes) + star, self.stamp(int(seen))[:16])
+            sizes = (size_text(t.received_bytes) + star, size_text(t.sent_bytes) + star, self.zone.stamp(seen)[:16])
             words = (format(t.sessions, ","), self.lasting(t.online_s), drawn, self.lasting(t.longest_s), *sizes)
-            yield "<tr><th scope=row><bdi>%s</bdi><small>%s</small>" % (self.labels[t[:3]], " ".join(small))
-            yield "".join("<td data-v=%.0f>%s" % (-1 if v is None else v, w) for v, w in zip(values, words)) + "\n"
+            cells = ("<td data-v=%.0f>%s" % (-1 if v is None else v, word) for v, word in zip(values, words))
+            yield self.titled(t[:3]) + "".join(cells) + "\n"
 
     def session_rows(self) -> Iterator[str]:
         # The newest first, with the times that nobody watched between them.
         waiting = sorted((*gap, self.places[place]) for place, gaps in self.blind.items() for gap in gaps)
         for s in [*reversed(self.newest), None]:
-            while waiting and (waiting[-1][0] >= s.start if s else self.every.sessions == len(self.newest)):
-                start, stop, why, name = waiting.pop()
-                yield "<tr><th>%s<td colspan=7>%s\n" % (name, self.why(start, stop, [why]))
+            while waiting and (waiting[-1][0] >= s.start if s else len(self.newest) < LISTED_MAX):
+                _, _, said, name = waiting.pop()
+                yield "<tr><th scope=row>%s<td colspan=7>%s\n" % (name, said)
             if s:
                 _, length, place, _, blind, end = self.facts(s, (end_of(s),))
-                small = "<small>%s</small>" % self.places[s[:2]] if len(self.places) > 1 else ""
-                until = "–" if s.state == ONLINE else self.stamp(int(s.until))
+                until = "–" if s.state == ONLINE else self.zone.stamp(s.until)
                 ended = " · ".join(filter(None, (end, blind)))
-                cells = (self.stamp(int(s.start)), until, length, place, sized(s.received), sized(s.sent), ended)
-                yield ("<tr><th><bdi>%s</bdi>%s<td>" % (self.labels[s[:3]], small) + "<td>".join(cells) + "\n")
+                cells = (
+                    self.zone.stamp(s.start),
+                    until,
+                    length,
+                    place,
+                    size_text(s.received),
+                    size_text(s.sent),
+                    ended,
+                )
+                yield self.titled(s[:3]) + "<td>" + "<td>".join(cells) + "\n"
 
     def data(self) -> Iterator[str]:
         import json
 
-        day = self.zone.local(self.begin).date()
-        days = [self.zone.midnight(day)]
+        days, base = [self.zone.midnight(self.day)], int(self.begin)
         while days[-1] <= self.end:
-            days.append(self.zone.midnight(day + timedelta(len(days))))
-        codes: dict[Who, list[str]] = {}
-        before: dict[Who, int] = {}
+            days.append(self.zone.midnight(self.day + timedelta(len(days))))
+        rows: dict[Who, list[str]] = {who: [] for who in self.labels}
+        before = dict.fromkeys(self.labels, base)
         for who, start, code in self.codes:
-            codes.setdefault(who, []).append("%x.%s" % (start - before.get(who, int(self.begin)), code))
+            rows[who].append("%x.%s" % (start - before[who], code))
             before[who] = start
-        changes = [0.0, *(line[0] for line in self.lines if line[3] == "c")]
-        texts: dict[str, Any] = {name: self.texts[name] for name in ("unwatched", "blind", "traffic", "more", "locale")}
-        texts.update(units=self.texts["units"].split(" "), ends=[self.texts[end] for end in ENDS])
+        changes = [line[0] for line in self.lines if line[3] == "c"]
         head = {
-            "texts": texts, "marks": [end if end in MARKED else "" for end in ENDS], "days": days,
-            "begin": self.begin, "end": self.end, "base": int(self.begin), "first": (day - date(1970, 1, 1)).days,
+            "texts": self.texts, "ends": ENDS, "marks": MARKED, "gaps": list(self.blind.values()), "days": days,
+            "begin": self.begin, "end": self.end, "base": base, "first": (self.day - date(1970, 1, 1)).days,
             "now": max([line[0] for line in self.lines if line[3] == "n"], default=0),
-            "offsets": [[moment, self.offset(moment or self.begin)] for moment in changes],
-            "gaps": [[[a, b, self.texts.get(why, "")] for a, b, why in self.blind[place]] for place in self.places],
             "hosts": list(map(clean, self.hosts)),
+            "offsets": [[0, self.offset(self.begin)], *([change, self.offset(change)] for change in changes)],
         }  # fmt: skip
         yield json.dumps(head, ensure_ascii=False, separators=(",", ":"))[:-1].replace("<", "\\u003c")
-        yield ',"rows":[%s]}' % ",".join('"%s"' % " ".join(codes.get(who, ())) for who in self.labels)
-
-
-def show_page(pieces: Iterable[str]) -> None:
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:
-        reconfigure(encoding="utf-8")  # as the page says, whatever the locale
-    for piece in pieces:
-        sys.stdout.write(piece)
-
-
-def joined(gaps: Iterable[tuple[float, float, str]], near: float) -> list[tuple[float, float, set[str]]]:
-    # Those that are closer than that are one.
-    found: list[tuple[float, float, set[str]]] = []
-    for start, stop, why in gaps:
-        if found and start - found[-1][1] < near:
-            found[-1] = (found[-1][0], max(found[-1][1], stop), found[-1][2] | {why})
-        else:
-            found.append((start, stop, {why}))
-    return found
+        yield ',"rows":[%s]}' % ",".join('"%s"' % " ".join(row) for row in rows.values())
 
 
 # --- The command metrics ------------------------------------------------------------------------------------------

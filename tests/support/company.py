@@ -73,7 +73,7 @@ def spans(person: Person, begin: float, end: float, pace: float, rng: random.Ran
             yield [day + 1.4 * HOUR, rng.uniform(1.5, 2.6) * HOUR]
         day += DAY
     if person.kind in ("hamburg", "home"):
-        at = begin - 3 * HOUR
+        at = begin
         while at < end:
             length = rng.expovariate(1 / (9 * DAY if person.kind == "hamburg" else 4 * DAY / pace)) + HOUR
             yield [at, length]
@@ -125,7 +125,7 @@ def company(
     made: List[Session] = []
     for person in people(count, rng):
         made += sessions_of(person, begin, end, pace, begin + (end - begin) * 0.66, rng, gateway, interface)
-    made.sort(key=lambda session: session.start)
+    made = sorted((session for session in made if session.until > begin), key=lambda session: session.start)
     if most is not None and len(made) > most:
         made = [made[number] for number in sorted(rng.sample(range(len(made)), most))]
     made = [session._replace(number=number) for number, session in enumerate(made, 1)]
