@@ -33,7 +33,7 @@ from bisect import bisect_right
 from collections import Counter, deque
 from contextlib import closing, suppress
 from datetime import date, datetime, timedelta
-from functools import lru_cache, partial, reduce
+from functools import partial, reduce
 from heapq import merge
 from html import escape
 from itertools import groupby, islice
