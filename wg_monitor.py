@@ -3795,15 +3795,24 @@ def try_wg(wg: str, settings: Settings) -> tuple[str, int]:
     return "; ".join(words), EXIT_FAILURE if words[2:] else 0
 
 
+def entries(directory: str) -> list[str]:
+    # None if there is no such directory.
+    with suppress(OSError):
+        return os.listdir(directory)
+    return []
+
+
 def use_of(lock: str) -> str:
     # Which process holds the lock of a file; "" = none. It takes no lock itself, which a starting monitor would find. On
     # overlayfs and btrfs, /proc/locks has another device than stat(2): the process's open files tell.
-    with suppress(OSError):
-        with open("/proc/locks") as locks:
-            for pid in re.findall(r"(?m)^\d+: FLOCK .* WRITE (\d+) \S+:%d " % os.lstat(lock).st_ino, locks.read()):
-                if any(os.path.samefile(lock, "/proc/%s/fd/%s" % (pid, fd)) for fd in os.listdir("/proc/%s/fd" % pid)):
-                    with open("/proc/%s/comm" % pid, errors="replace") as name:
-                        return ", in use by process %s (%s)" % (pid, printable(name.read().strip()))
+    pids: list[str] = []
+    with suppress(OSError), open("/proc/locks") as locks:
+        pids = re.findall(r"(?m)^\d+: FLOCK .* WRITE (\d+) \S+:%d " % os.lstat(lock).st_ino, locks.read())
+    for pid, fd in ((pid, fd) for pid in pids for fd in entries("/proc/%s/fd" % pid)):
+        with suppress(OSError):  # it was closed just now
+            if os.path.samefile(lock, "/proc/%s/fd/%s" % (pid, fd)):
+                with open("/proc/%s/comm" % pid, errors="replace") as name:
+                    return ", in use by process %s (%s)" % (pid, printable(name.read().strip()))
     return ""
 
 

@@ -10,6 +10,7 @@ from typing import Dict, List, NamedTuple
 
 import pytest
 
+import wg_monitor
 from harness import MODULE, PROJECT, command_line, launcher
 from values import ids
 
@@ -136,3 +137,20 @@ def test_check_shows_a_refusal_in_the_same_form() -> None:
     words = "--interval: 'soon' is invalid: no default replaces it; use whole seconds from 1 to 31536000"
     assert line == "FAIL  settings     " + words
     assert done.returncode == 2
+
+
+def test_the_holder_of_a_lock_is_found_while_it_opens_and_closes_files(tmp_path: Path) -> None:
+    """The list of a process's open files is outdated as soon as it is read. Here, it has the directory that is listed."""
+    path = tmp_path / "store.lock"
+    low = os.open("/dev/null", os.O_RDONLY)
+    lock = wg_monitor.lock_file(str(path))
+    os.close(low)  # the next file that this process opens comes before the lock in the list
+    try:
+        assert wg_monitor.use_of(str(path)) == ", in use by process %d (%s)" % (os.getpid(), comm())
+    finally:
+        os.close(lock)
+    assert wg_monitor.use_of(str(path)) == ""
+
+
+def comm() -> str:
+    return Path("/proc/self/comm").read_text().strip()
