@@ -6,7 +6,6 @@ but the file of `metrics --output`.
     [Session]      --select-->  [Session]   those that a query asks for, one at a time, the oldest first
     [Session]      --add up-->  [Total]     of each peer, day, week or month
     any of them    --show-->    table, JSON, CSV, page
-    store, wg      --show-->    the present, metrics
 
 The daemon's module hands its commands over to this one, and this one takes its values and texts from there.
 
