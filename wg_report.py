@@ -21,27 +21,52 @@ from __future__ import annotations
 import errno
 import gc
 import io
+import json
+import marshal
 import math
 import os
 import re
 import stat
 import sys
+import tempfile
 import time
 from array import array
 from bisect import bisect_right
 from collections import Counter, deque
 from contextlib import closing, suppress
-from datetime import date, datetime, timedelta
-from functools import partial, reduce
-from heapq import merge
+from datetime import date, datetime, timedelta, timezone
+from functools import lru_cache, partial, reduce
+from heapq import heappop, heappush, merge
 from html import escape
-from itertools import groupby, islice
+from itertools import chain, groupby, islice, takewhile
 from operator import attrgetter
 from shutil import get_terminal_size
-from typing import AbstractSet, Any, Callable, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Sequence, Tuple
+from typing import (
+    AbstractSet,
+    Any,
+    BinaryIO,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    NamedTuple,
+    NoReturn,
+    Sequence,
+    Tuple,
+)
 
 import wg_monitor
-from wg_monitor import COUNTER_MAX, DAY_S, EPOCH_MAX, EXIT_FAILURE, EXIT_NOT_PERMITTED, Refusal, counted, printable
+from wg_monitor import (
+    COUNTER_MAX,
+    DAY_S,
+    EPOCH_MAX,
+    EXIT_FAILURE,
+    EXIT_NOT_PERMITTED,
+    Refusal,
+    counted,
+    printable,
+    reason_of,
+)
 
 # --- Values -------------------------------------------------------------------------------------------------------
 # All times are seconds since the epoch.
@@ -843,6 +868,973 @@ def ips_at(changes: Sequence[tuple[float, str | None]], wall: float) -> str | No
     return current
 
 
+# --- Trails -------------------------------------------------------------------------------------------------------
+# One pass over all files. What no line says stays open: it is never guessed.
+#
+#     files  --Source-->     facts     what the lines say, the same for text, JSON and the journal
+#     facts  --in_order-->   facts     in the order of their times, whatever the order of the files
+#     facts  --Rebuilder-->  sessions  on a Shelf, which sorts more of them than memory holds
+
+LINE_MAX = 256 << 10  # bytes; a JSON line with 4,000 networks is shorter
+LATE = "/"  # the subject of a fault that is no interface
+XZ_MEMORY = 80 << 20  # bytes: `xz -9` needs 65 MiB, and a hostile header may ask for 4 GiB
+HOURS_MAX = 100_000  # of the calendar that are kept: 11 years
+PEERS_MAX = 250_000  # keys that are followed at once, half a KiB each
+GAPS_MAX = CHANGES_MAX = 100_000
+TWINS_MAX, INTERFACES_MAX = 16, 1000  # peers that show the same key, and interfaces that are down or unreadable
+IPS_MAX = 2048  # characters of a session's allowed IPs
+RUN, CHUNK = 8_000, 500  # sessions that memory sorts, and those that a temporary file gives back at once
+SAME_S = 5  # a line's time in the journal is so much later than in the trail; no monitor starts twice in that time
+
+DATE, TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}", "([0-5][0-9]):([0-5][0-9])"
+STAMP = re.compile("(%s [0-2][0-9]):%s " % (DATE, TIME))
+EVENT_LINE = re.compile(
+    r"(?:(%s [0-2][0-9]):%s )?(?:\[WARN\] )?"
+    r"(ONLINE|OFFLINE|ROAMING|CHANGED|REMOVED) +\[([a-zA-Z0-9_=+.-]{1,15})\] "
+    r"(?:([^ ]{1,64}) )?([A-Za-z0-9+/]{8}\.\.\.[A-Za-z0-9+/]{7}=)"
+    r"(?: \((\(none\)|[^ ()]{1,80})\))?(?: \[IPs?: ([^\]]{0,1024})\])?( new)?"
+    r"(?: \(handshake: (?:(Never)|((?:%s )?[0-2][0-9]):%s)\)| from (.+))?\Z" % (DATE, TIME, DATE, TIME)
+)
+OTHER_LINE = re.compile(
+    r"(?:\[([A-Z]+)\] |Monitor (started|stopped)|(IFUP|IFDOWN) +\[([a-zA-Z0-9_=+.-]{1,15})\]"
+    r"|Received signal |Statistics )"
+)
+NEW_OFFSET = re.compile(r"(?:\[WARN\] )?Local time is now UTC([+-])([0-9]{2}):([0-9]{2})")
+ISO = re.compile(r"(%sT[0-2][0-9])(?:Z|([+-])([0-9]{2}):?([0-9]{2}))" % DATE)
+SHORT_ISO = re.compile(r"(%sT[0-9:]{8}[Z+-][0-9:]*) [^ ]+ ([^ :\[]+)(?:\[[0-9]+\])?: " % DATE)
+WENT_ON = " after ([0-9dhms ]+)"
+FAULT = re.compile(
+    r"The wall clock was set (forward|back) by |(Readings are )(?:more than two intervals apart|on time again%s\Z)"
+    r"|(?:No reading: |Readings (?:resumed|again)%s\Z)"
+    r"|\[([a-zA-Z0-9_=+.-]{1,15})\] (?:cannot be read: |can be read again%s\Z)" % (WENT_ON, WENT_ON, WENT_ON)
+)
+GAP = re.compile(r"Not watching from (%s [0-2][0-9]):%s to (%s [0-2][0-9]):%s\Z" % (DATE, TIME, DATE, TIME))
+PUBLIC_KEY = re.compile("[A-Za-z0-9+/]{43}=")
+KINDS_OF_PEERS = frozenset(wg_monitor.EVENT_KINDS) - {"IFUP", "IFDOWN"}
+
+# What a line says. Of a peer: time, kind, interface, key (short or whole), name, endpoint, allowed IPs (as shown, or
+# all), whether it is new, the handshake (None = never), what was before, and from JSON the session's number and the
+# figures of its end (start, end, length, received, sent, unwatched, reason). Otherwise: time, kind, text.
+Fact = Tuple[Any, ...]
+
+
+def seconds_of(text: str) -> float:
+    # The reverse of wg_monitor.duration, which cuts off what is less than its second unit.
+    return float(sum(int(number) * AGO_S[unit] for number, unit in re.findall(r"\b([0-9]{1,8})([dhms])\b", text)))
+
+
+@lru_cache(maxsize=10_000)
+def whole_ips(shown: str) -> str:
+    # From a text line to what `wg` prints: 10.0.0.1/32,10.1.0.0/24.
+    found = [ip for ip in shown.split(", ") if ip != "N/A" and not ip.endswith(" more")]
+    return ",".join(ip if "/" in ip else ip + ("/128" if ":" in ip else "/32") for ip in found)
+
+
+def only_networks(ips: str | None) -> str | None:
+    from ipaddress import ip_network
+
+    found = []
+    for ip in ips.split(",") if ips else ():
+        with suppress(ValueError):
+            found.append(str(ip_network(ip, strict=False)))
+    return None if ips is None else ",".join(found)
+
+
+@lru_cache(maxsize=100_000)
+def is_peer(interface: str, key: str) -> bool:
+    return bool(wg_monitor.INTERFACE_NAME.fullmatch(interface) and PUBLIC_KEY.fullmatch(key))
+
+
+class Calendar:
+    """From local times to seconds since the epoch. Where a line announces another offset than the zone has, the
+    announced one counts until the next announcement. A repeated hour is read so that time goes on."""
+
+    def __init__(self, zone: Zone) -> None:
+        self.zone = zone
+        self.hours: dict[str, float] = {}  # those that leave no doubt
+        self.offset: float | None = None  # as announced
+        self.foreign = False  # the announced offset is not the zone's
+        self.last = -FOREVER
+        self.missing, self.strange = 0, ""  # times that do not exist in this zone, and an offset that it never has
+
+    def time(self, hour: str, minute: str, second: str, until: float | None = None) -> float:
+        # `hour`: 2026-11-23 20. `until`: the time of the line, if it is not the line's own. Errors: ValueError.
+        base = self.hours.get(hour)
+        return (self.hour(hour, int(minute), until) if base is None else base) + int(minute) * 60 + int(second)
+
+    def hour(self, text: str, minute: int, until: float | None) -> float:
+        # When an hour began, as far as this minute of it is concerned.
+        try:
+            local = datetime(int(text[:4]), int(text[5:7]), int(text[8:10]), int(text[11:]), minute)
+            first, second = self.walls(local)
+            if first == second and all(self.walls(local.replace(minute=n)) == (first, first) for n in (0, 59)):
+                if len(self.hours) >= HOURS_MAX:
+                    self.hours.clear()
+                self.hours[text] = first
+        except (OverflowError, OSError) as error:
+            raise ValueError(str(error)) from None
+        if first < second:  # the clock was set back: it shows this minute twice
+            if until is None:
+                again = self.offset_at(first) != self.offset == self.offset_at(second)
+                later = first + 60 * minute + 60 <= self.last <= second + 7200
+                return second if again or later else first
+            return second if second + 60 * minute <= until else first
+        self.missing += first > second and until is None
+        return first
+
+    def walls(self, local: datetime) -> tuple[float, float]:
+        # When the hour of a local time began, by both meanings of it.
+        if self.foreign and self.offset is not None:
+            first = second = local.replace(tzinfo=timezone.utc).timestamp() - self.offset
+        else:
+            first, second = self.zone.walls(local)
+        return first - 60 * local.minute, second - 60 * local.minute
+
+    def offset_at(self, at: float) -> float:
+        local = self.zone.local(at)
+        return ((local if local.tzinfo else local.astimezone()).utcoffset() or timedelta()).total_seconds()
+
+    def announce(self, stamp: Sequence[str], sign: str, hours: str, minutes: str) -> None:
+        self.hours.clear()
+        self.offset, self.foreign = (int(hours) * 3600 + int(minutes) * 60) * (-1.0 if sign == "-" else 1.0), True
+        self.foreign = self.offset_at(self.time(stamp[0], stamp[1], stamp[2])) != self.offset
+        self.strange = "UTC%s%s:%s" % (sign, hours, minutes) if self.foreign else self.strange
+        self.hours.clear()
+
+
+@lru_cache(maxsize=20_000)
+def iso(text: str) -> float:
+    """A time with its offset: RFC 3339, or short-iso of journalctl. Errors: ValueError."""
+    return iso_hour(text[:13] + text[19:]) + int(text[14:16]) * 60 + int(text[17:19])
+
+
+@lru_cache(maxsize=20_000)
+def iso_hour(text: str) -> float:
+    match = ISO.fullmatch(text)
+    if match is None:
+        raise ValueError("it is no time")
+    hour, sign, hours, minutes = match.groups("0")
+    offset = (int(hours) * 60 + int(minutes)) * (-60 if sign == "-" else 60)
+    return datetime.strptime(hour, "%Y-%m-%dT%H").replace(tzinfo=timezone.utc).timestamp() - offset
+
+
+# Files
+
+
+class Meter:
+    """A progress bar, on a terminal only, for what takes longer than a second."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self.sizes = {path: os.path.getsize(path) for path in paths if os.path.isfile(path)}
+        self.done: dict[str, int] = {}
+        self.next = time.monotonic() + 1 if sys.stderr.isatty() else FOREVER
+        self.visible = False
+
+    def show(self, path: str, file: BinaryIO) -> None:
+        if self.next < FOREVER and path in self.sizes:
+            self.done[path] = file.tell()
+            if time.monotonic() >= self.next:
+                share = min(1.0, sum(self.done.values()) / max(1, sum(self.sizes.values())))
+                sys.stderr.write("\rReading [%-40s] %3d%%" % ("#" * int(40 * share), 100 * share))
+                sys.stderr.flush()
+                self.next, self.visible = time.monotonic() + 0.2, True
+
+    def hide(self) -> None:
+        if self.visible:
+            sys.stderr.write("\r\033[K")
+        self.visible = False
+
+
+def inflate(file: BinaryIO, make: Callable[[], Any], damage: type[Exception]) -> Iterator[bytes]:
+    # An archive's content, a block at a time, whatever size it has. Errors: EOFError, OSError.
+    decoder, data = make(), file.read(wg_monitor.BLOCK)
+    while True:
+        try:
+            text = decoder.decompress(data, wg_monitor.BLOCK)
+        except damage as error:
+            raise OSError(str(error)) from None
+        if text:
+            yield text
+        if decoder.eof:  # another archive may follow
+            data = decoder.unused_data.lstrip(b"\0") or file.read(wg_monitor.BLOCK)
+            if not data:
+                return
+            decoder = make()
+        else:
+            data = getattr(decoder, "unconsumed_tail", b"")  # zlib's; the others keep it
+            if not data and len(text) < wg_monitor.BLOCK:
+                data = file.read(wg_monitor.BLOCK)
+                if not data:
+                    raise EOFError("it is cut short")
+
+
+def content_of(file: Any) -> Iterator[bytes]:
+    # The first bytes say what it is, not the name.
+    magic = file.peek(6)[:6]
+    if magic[:2] == b"\x1f\x8b":
+        import zlib
+
+        return inflate(file, lambda: zlib.decompressobj(31), zlib.error)
+    if magic == b"\xfd7zXZ\0":
+        import lzma
+
+        return inflate(file, lambda: lzma.LZMADecompressor(memlimit=XZ_MEMORY), lzma.LZMAError)
+    if magic[:3] == b"BZh":
+        import bz2
+
+        return inflate(file, bz2.BZ2Decompressor, ValueError)
+    return iter(lambda: file.read1(wg_monitor.BLOCK), b"")
+
+
+class Reader:
+    """Reads files as facts. It reports what is wrong with one, and goes on."""
+
+    def __init__(self, zone: Zone, report: Callable[[str], None], meter: Meter, verbose: bool) -> None:
+        self.calendar, self.report, self.meter, self.verbose = Calendar(zone), report, meter, verbose
+        self.skipped = 0  # lines that do not parse
+        self.decode = json.JSONDecoder().raw_decode
+
+    def lines(self, path: str, file: BinaryIO) -> Iterator[list[str]]:
+        # All whole lines of a block at once. A line that is too long leaves one that does not parse.
+        name, content, rest, cut = printable(path), content_of(file), b"", False
+        while True:
+            try:
+                data = next(content, b"")
+            except (EOFError, OSError) as error:
+                self.report("%s is damaged: %s. What comes before that counts" % (name, reason_of(error)))
+                data = b""
+            self.meter.show(path, file)
+            if not data:
+                break
+            if cut:
+                begin = data.find(b"\n")
+                if begin < 0:
+                    continue
+                data, cut = b"(a line of more than %d bytes)" % LINE_MAX + data[begin:], False
+            data = rest + data
+            end = data.rfind(b"\n") + 1
+            rest, cut = data[end:], len(data) - end > LINE_MAX
+            if cut:
+                rest = b""
+            if end:
+                text = data[: end - 1].decode("utf-8", "replace")
+                yield (text.replace("\r\n", "\n") if "\r" in text else text).split("\n")
+        if rest or cut:
+            self.report("%s ends in the middle of a line, which does not count" % name)
+
+    def facts(self, path: str, file: BinaryIO) -> Iterator[Fact]:
+        number, read, match, event, other = 0, 0, EVENT_LINE.match, self.event, self.other
+        for lines in self.lines(path, file):
+            for line in lines:
+                number += 1
+                found = match(line)
+                try:
+                    fact = other(line) if found is None else event(None, *found.groups())
+                except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+                    self.skipped += 1
+                    if self.verbose:
+                        self.report("%s, line %d does not parse: %s" % (printable(path), number, printable(line)))
+                    continue
+                if fact is not None:
+                    read += 1
+                    yield fact
+        if number and not read:
+            self.report("%s is no trail: none of its lines counts" % printable(path))
+
+    # What a line says; None = nothing. Errors: those that `facts` catches, if it does not parse.
+
+    def event(
+        self, at: float | None, hour: Any, minute: Any, second: Any, kind: str, interface: str, name: Any, key: str,
+        endpoint: Any, shown: Any, new: Any, never: Any, shook: Any, shook_minute: Any, shook_second: Any, before: Any,
+    ) -> Fact:  # fmt: skip
+        calendar = self.calendar
+        if hour:
+            at = calendar.last = calendar.time(hour, minute, second)
+        elif at is None:
+            raise ValueError("it has no time")
+        handshake = None
+        if shook:
+            text = shook if len(shook) > 2 else (hour or calendar.zone.stamp(at))[:11] + shook
+            handshake = calendar.time(text, shook_minute, shook_second, at)
+            if not hour and text is not shook and handshake > at + DAY_S / 2:
+                handshake -= DAY_S  # the journal has another date than the line had
+        elif not (before if kind in ("ROAMING", "CHANGED") else never or kind == "REMOVED"):
+            raise ValueError("it is cut short")
+        if endpoint == "N/A" or endpoint == "(none)" or endpoint is None:
+            endpoint = ""
+        if (shown is None and kind != "REMOVED") or (before and kind == "ROAMING" and len(before) > 80):
+            raise ValueError("it is cut short")
+        known = (at, kind, interface, key, name or "", endpoint, shown)
+        return (*known, new is not None, handshake, before or "", None, None)
+
+    def other(self, line: str, at: float | None = None) -> Fact | None:
+        # `at`: the journal's time of what is no line of a trail by itself.
+        if line[:1] == "{":
+            fields, end = self.decode(line)
+            if end != len(line):
+                raise ValueError("more follows it")
+            return self.json_line(fields)
+        match = STAMP.match(line)
+        if match is not None:
+            offset = NEW_OFFSET.match(line, 20)
+            if offset is not None:
+                self.calendar.announce(match.groups(), *offset.groups())
+            hour, minute, second = match.groups()
+            at = self.calendar.last = self.calendar.time(hour, minute, second)
+            return self.message(at, line[20:])
+        if at is not None:
+            found = EVENT_LINE.match(line)
+            return self.message(at, line) if found is None else self.event(at, *found.groups())
+        match = SHORT_ISO.match(line)
+        if match is not None:
+            return self.journal(iso(match.group(1)), match.group(2), line[match.end() :])
+        if line and not line.startswith("-- "):  # journalctl's own
+            raise ValueError("it is no line of a trail")
+        return None
+
+    def journal(self, at: float, program: str, text: str) -> Fact | None:
+        # systemd reports on the service as well.
+        return None if program == "systemd" else self.other(text, at)
+
+    def message(self, at: float, text: str) -> Fact:
+        match = OTHER_LINE.match(text)
+        if match is None:
+            raise ValueError("it is no line of a trail")
+        level, run, change, interface = match.groups()
+        if level:
+            return self.note(at, level, text[match.end() :])
+        return at, {"started": "START", "stopped": "STOP"}.get(run, change or ""), interface or text
+
+    def note(self, at: float, kind: str, text: str) -> Fact:
+        gap = GAP.match(text) if kind == "WARN" else None
+        if gap is None:
+            return at, kind, text
+        hour, minute, second, *end = gap.groups()
+        start = self.calendar.time(hour, minute, second, at)
+        return at, "GAP", (start, self.calendar.time(end[0], end[1], end[2], at))
+
+    def json_line(self, fields: Any) -> Fact | None:
+        if "MESSAGE" in fields:
+            text, at = fields["MESSAGE"], int(fields["__REALTIME_TIMESTAMP"][:20]) / 1e6
+            if isinstance(text, list):  # journald's form of what is not UTF-8
+                text = bytes(text).decode("utf-8", "replace")
+            return self.journal(at, fields.get("SYSLOG_IDENTIFIER"), text) if text else None
+        stamp, kind, interface = fields["time"], fields["event"], fields.get("interface")
+        at = iso(stamp)
+        if "peer" not in fields:
+            text = interface or fields["message"]
+            if not isinstance(text, str) or not isinstance(kind, str):
+                raise ValueError("it is no line of a trail")
+            offset = NEW_OFFSET.match(text)
+            if offset is not None:
+                self.calendar.announce((stamp[:10] + " " + stamp[11:13], stamp[14:16], stamp[17:19]), *offset.groups())
+            return self.note(at, kind, text)
+        key, name, endpoint = fields["peer"], fields.get("name") or "", fields["endpoint"] or ""
+        ips = fields["allowed_ips"]
+        before, handshake, number, figures = fields.get("from") or "", fields["handshake"], fields.get("session"), None
+        if not is_peer(interface, key) or max(len(endpoint), len(name)) > 80 or kind not in KINDS_OF_PEERS:
+            raise ValueError("it is no line of a trail")
+        "".join((name, endpoint, ips, before))  # TypeError: not all of them are texts
+        if before and kind == "ROAMING" and len(before) > 80:
+            raise ValueError("it is no line of a trail")
+        if "length_s" in fields:
+            numbers = (
+                number,
+                fields["length_s"],
+                fields["received_bytes"],
+                fields["sent_bytes"],
+                fields["unwatched_s"],
+            )
+            number, length, received, sent, unwatched = array("Q", numbers)  # errors: not all of them are natural
+            start, until = iso(fields["session_start"]), iso(fields["last_seen"])
+            if fields["reason"] not in REASONS:
+                raise ValueError("it is no line of a trail")
+            figures = (start, until, float(length), received, sent, float(unwatched), fields["reason"])
+        elif number is not None:
+            (number,) = array("Q", (number,))
+        handshake = iso(handshake) if handshake else None
+        return at, kind, interface, key, name, endpoint, ips, "new" in fields, handshake, before, number, figures
+
+
+def in_order(sources: Iterable[tuple[float, Callable[[], Iterator[Fact]]]]) -> Iterator[Fact]:
+    """The tuples of several sources, each in its own order, by their first field. `sources`: the first of these, and
+    how to begin. A source begins when its turn comes: of those that only follow each other, one at a time."""
+    waiting = sorted(((first, number, begin) for number, (first, begin) in enumerate(sources)), reverse=True)
+    heap: list[tuple[float, int, Fact, Iterator[Fact]]] = []
+    while waiting or heap:
+        if waiting and (not heap or waiting[-1][0] <= heap[0][0]):
+            _, number, begin = waiting.pop()
+            facts = begin()
+        else:
+            _, number, fact, facts = heappop(heap)
+            yield fact
+        limit = min(heap[0][0] if heap else FOREVER, waiting[-1][0] if waiting else FOREVER)
+        if limit == FOREVER:
+            yield from facts
+        for fact in facts:
+            if fact[0] >= limit:
+                heappush(heap, (fact[0], number, fact, facts))
+                break
+            yield fact
+
+
+# Sessions
+
+
+class Shelf:
+    """Finished sessions, given back in the order of their beginnings, as often as needed. Those that memory does not
+    hold wait in a temporary file without a name: sorted runs, which are merged."""
+
+    def __init__(self) -> None:
+        self.last: list[tuple[Any, ...]] = []  # the latest run: beginning, serial number, and the other fields
+        self.file: Any = None
+        self.runs: list[tuple[float, list[tuple[int, int]]]] = []  # where each begins, and where its chunks are
+
+    def __del__(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def add(self, record: tuple[Any, ...]) -> None:
+        self.last.append(record)
+        if len(self.last) >= RUN:
+            self.put_away()
+
+    def put_away(self) -> None:
+        # Errors: Refusal.
+        self.last.sort()
+        run = []
+        try:
+            self.file = self.file or tempfile.TemporaryFile(buffering=0)
+            for first in range(0, len(self.last), CHUNK):
+                data = marshal.dumps(self.last[first : first + CHUNK])
+                run.append((self.file.tell(), len(data)))
+                if self.file.write(data) < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            found, remedy = "the sessions cannot be sorted", "set TMPDIR to a directory with more space"
+            raise Refusal(found, reason_of(error), remedy, EXIT_FAILURE) from None
+        self.runs.append((self.last[0][0], run))
+        self.last = []
+
+    def chunks(self, run: list[tuple[int, int]]) -> Iterator[tuple[Any, ...]]:
+        for offset, size in run:
+            self.file.seek(offset)
+            yield from marshal.loads(self.file.read(size))
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        self.last.sort()
+        runs = [(first, partial(self.chunks, places)) for first, places in self.runs]
+        return in_order([*runs, (self.last[0][0], partial(iter, self.last))] if self.last else runs)
+
+
+# A session whose end no line has reported yet.
+class Begun:
+    __slots__ = ("start", "line", "sure", "run", "number", "name", "ips", "endpoints", "steps")
+
+    def __init__(
+        self, start: float, line: float, run: int, number: int | None, name: str, ips: str, steps: float, endpoint: str
+    ) -> None:
+        self.start = start
+        self.line = self.sure = line  # the line that reported it, and the last one that showed the peer online
+        self.run, self.number, self.name, self.ips, self.steps = run, number, name, ips, steps
+        self.endpoints: tuple[str, ...] = (endpoint,) if endpoint else ()
+
+    def use(self, endpoint: str) -> None:
+        if endpoint and endpoint not in self.endpoints:
+            self.endpoints = (*self.endpoints, endpoint)[-wg_monitor.ENDPOINTS_MAX :]
+
+
+class Followed:
+    __slots__ = ("interface", "label", "key", "shown", "ips", "run", "open", "held", "last", "twins")
+
+    def __init__(self, interface: str, label: str, run: int) -> None:
+        self.interface, self.label = interface, label
+        self.run = run  # in which it was last reported as new; -1 = it was removed
+        self.key = ""  # the whole one, if a line says it
+        self.shown: str | None = None  # its allowed IPs as the last line had them, and as `wg` prints them
+        self.ips = ""
+        self.open: Begun | None = None
+        self.held: Begun | None = None  # a former one: a later line may still report its end
+        self.last: tuple[float | None, int | None] = (None, None)  # end and number of the last finished one
+        self.twins: list[Followed] | None = None  # all peers that text lines show with this key
+
+
+@lru_cache(maxsize=10_000)
+def text_of(ips: str) -> str:
+    return wg_monitor.ips_text(ips).partition(": ")[2][:-1]
+
+
+class Rebuilder:
+    """Follows the peers from fact to fact, as the monitor did from reading to reading. A fact may come twice, from two
+    files: the second one changes nothing."""
+
+    def __init__(self) -> None:
+        self.shelf, self.serial = Shelf(), 0  # the number of the last record
+        self.peers: dict[tuple[str, str], Followed] = {}  # by the key of text lines, and by the whole key
+        self.online: dict[
+            Followed, None
+        ] = {}  # those with an open session, in the order of the runs that saw them last
+        self.changes: list[Change] = []  # of allowed IPs
+        self.gaps: list[Gap] = []
+        self.faults: dict[str, float] = {}  # the time of the line with which a fault began, by its subject
+        self.down: dict[str, float] = {}  # the last IFDOWN of an interface
+        self.first = self.seen = -FOREVER  # the first line, and the last one that proves a reading
+        self.run, self.began = 0, -FOREVER  # of the monitor; older lines are those that a former run left behind
+        self.before = -FOREVER  # the last time at which the former run is known to have watched
+        self.stopped = False  # whether the last run has ended politely
+        # The gap between two runs, until a line says more exactly.
+        self.pause: tuple[str | None, float, float, str] | None = None
+        self.stored: bool | None = None  # whether this run knows what the former one knew; None = no line shows it
+        self.scope = ""  # the interfaces of this run, separated by commas; "" = all
+        self.threshold, self.patience = 180.0, 0.0
+        self.steps, self.stepped = 0.0, -FOREVER  # how far the wall clock was set in all, and when it last was
+        self.lost: Counter[str] = Counter()
+        self.unclear: dict[str, None] = {}
+
+    def take(self, fact: Fact) -> None:
+        if len(fact) == 3:
+            self.hear(*fact)
+            return
+        at, kind, interface, key, name, endpoint, ips, new, handshake, before, number, figures = fact
+        peer = self.peers.get((interface, key))
+        if peer is None or peer.shown != ips or peer.twins is not None:
+            peer = self.find(at, kind, interface, key, ips, new, before)
+        late = at < self.began
+        if not late:
+            self.seen = at
+            if self.pause is not None or self.first == -FOREVER:
+                self.prove(at)
+        if kind == "OFFLINE" or kind == "REMOVED":
+            self.end(peer, at, kind, name, endpoint, new, handshake, number, figures, late)
+            return
+        begun = peer.open
+        if kind == "ONLINE" or (begun is None and kind == "ROAMING" and not late):
+            # A handshake that is too old did not bring the peer online: received bytes did, at the reading.
+            start = at if handshake is None or at - handshake >= self.threshold else handshake
+            if peer.last[0] is not None and start < peer.last[0] <= at:
+                start = peer.last[0]
+            if kind == "ROAMING":
+                self.lost["beginnings"] += 1
+            used = before if kind == "ROAMING" else endpoint
+            begun = Begun(start, at, self.run, number, name, peer.ips, self.steps, used)
+            self.begin(peer, begun, new, late)
+        if begun is not None and not late:
+            begun.sure = at
+            if kind == "ROAMING":
+                begun.use(before)
+                begun.use(endpoint)
+
+    # Peers
+
+    def find(self, at: float, kind: str, interface: str, key: str, ips: str, new: bool, before: str) -> Followed:
+        # The peer of a line that is about a new one, or shows other allowed IPs, or has a key that two show.
+        whole = len(key) == 44
+        label = wg_monitor.short_key(key) if whole else key
+        first = self.peers.get((interface, label))
+        group = [] if first is None else first.twins or [first]
+        if whole and len(group) >= TWINS_MAX and all(peer.key != key for peer in group):
+            group = []
+        if whole:
+            fits = [p for p in group if p.key == key]
+            fits = fits or [p for p in group if not p.key and (len(group) == 1 or p.shown == text_of(ips))]
+        else:
+            shown = before.partition(": ")[2][:-1] if kind == "CHANGED" else ips
+            fits = [p for p in group if shown in (p.shown, text_of(p.ips))]
+            if not fits and group and (len(group) >= TWINS_MAX or not self.is_another(group[0], kind, new)):
+                fits = [p for p in group if (p.open is None) == (kind == "ONLINE")] or group
+            if len(fits) > 1:
+                self.doubt(label, interface)
+        peer = fits[0] if fits else self.add(interface, label, group)
+        if whole and not peer.key:
+            peer.key = key
+            self.peers[interface, key] = peer
+        if peer.shown != ips:
+            if peer.shown is None or text_of(peer.ips) != (text_of(ips) if whole else ips):
+                self.change(peer, at, ips if whole else whole_ips(ips))
+            peer.shown = ips
+        return peer
+
+    def doubt(self, label: str, interface: str) -> None:
+        if len(self.unclear) < TWINS_MAX:
+            self.unclear["%s on %s" % (label, interface)] = None
+
+    def is_another(self, peer: Followed, kind: str, new: bool) -> bool:
+        # Whether a line with other allowed IPs cannot be about this peer, which has its key.
+        known = peer.run == self.run or (self.stored is True and peer.run >= 0)
+        return known and kind in ("ONLINE", "OFFLINE") and (new or (kind == "ONLINE") == (peer.open is not None))
+
+    def add(self, interface: str, label: str, group: list[Followed]) -> Followed:
+        if len(self.peers) >= PEERS_MAX:
+            for name in list(islice(self.peers, PEERS_MAX // 2)):
+                first = self.peers.pop(name)
+                for peer in first.twins or [first]:
+                    self.lost["ends"] += peer.open is not None
+                    self.cut(peer)
+                    self.release(peer)
+            group = []
+        peer = Followed(interface, label + "#%d" % (len(group) + 1) if group else label, self.run)
+        if group:
+            group[0].twins = peer.twins = group[0].twins or group
+            group.append(peer) if group is peer.twins else peer.twins.append(peer)
+        self.peers.setdefault((interface, label), peer)
+        return peer
+
+    def change(self, peer: Followed, at: float, ips: str | None) -> None:
+        peer.ips = (ips or "") if len(ips or "") <= IPS_MAX else str(ips)[:IPS_MAX].rpartition(",")[0]
+        if len(self.changes) < CHANGES_MAX:
+            self.changes.append((peer.interface, peer.key or peer.label, at, None if ips is None else peer.ips))
+        else:
+            self.lost["changes"] += 1
+
+    # Sessions
+
+    def begin(self, peer: Followed, begun: Begun, new: bool, late: bool) -> None:
+        old = peer.held if late else peer.open
+        again = new and 0 <= peer.run < self.run  # this run did not know the peers of the former one
+        if old is not None and not again:
+            same = old.number is not None and old.number == begun.number
+            if same or old.start == begun.start or abs(old.line - begun.line) < SAME_S:
+                return  # the same line in another file
+        if late:
+            self.release(peer)
+            peer.held = begun
+            return
+        if again:
+            self.stored = False
+        if new or peer.run < 0:
+            peer.run = self.run
+        if old is not None and again and begun.start <= self.before:  # its handshake shows that it never went
+            begun.start, begun.line, begun.name, begun.ips = old.start, old.line, old.name, old.ips
+            begun.steps, begun.endpoints = old.steps, old.endpoints + begun.endpoints
+            self.close(peer, old)
+        elif old is not None:
+            if old.run == self.run and not peer.ips:
+                self.doubt(peer.label, peer.interface)
+            self.cut(peer, self.before if again else -FOREVER)
+        peer.open = begun
+        self.online[peer] = None
+
+    def end(
+        self, peer: Followed, at: float, kind: str, name: str, endpoint: str, new: bool, until: float | None,
+        number: int | None, figures: Any, late: bool,
+    ) -> None:  # fmt: skip
+        begun = peer.held if late else peer.open
+        if begun is not None and until is not None and until < begun.start:
+            until = begun.start
+        if new:
+            if 0 <= peer.run < self.run:
+                self.stored = False
+                if begun is not None:
+                    begun.sure = max(begun.sure, self.before)
+            peer.run = self.run
+            if begun is not None and until is not None and until <= begun.sure:
+                self.finish(peer, begun, until, at, ENDED)
+        elif figures is not None:
+            if peer.last != (figures[1], number):
+                begun = self.concluded(peer, name, endpoint, number, *figures[:2])
+                self.finish(peer, begun, figures[1], at, ENDED, "", figures[2:])
+        elif until is not None and (begun is not None or (kind == "OFFLINE" and until != peer.last[0])):
+            if begun is None:
+                self.lost["beginnings"] += 1
+                begun = Begun(until, at, self.run, None, "", peer.ips, self.steps, "")
+            begun.use(endpoint)
+            reason = "removed" if kind == "REMOVED" else "interface-down" if self.down.get(peer.interface) == at else ""
+            self.lost["handshakes"] += 1
+            self.finish(peer, begun, until, at, ENDED, reason)
+        if peer.open is not None and not late:
+            self.cut(peer)
+        if kind == "REMOVED":
+            peer.run = -1
+            self.change(peer, at, None)
+
+    def concluded(
+        self, peer: Followed, name: str, endpoint: str, number: int | None, start: float, until: float
+    ) -> Begun:
+        # The session that a JSON line ends. What was known of it before gives way to what this line says.
+        begun = peer.open
+        if begun is None or peer.held is not None or begun.number != number:
+            begun = Begun(start, start, self.run, number, name, peer.ips, self.steps, "")
+            for old in (peer.held, peer.open):
+                if old is not None and (old.number == number or start <= old.start <= until):
+                    begun.name, begun.ips, begun.endpoints = old.name, old.ips, begun.endpoints + old.endpoints
+                    self.close(peer, old)
+        begun.start = start
+        begun.use(endpoint)
+        return begun
+
+    def finish(
+        self, peer: Followed, begun: Begun, until: float, at: float, state: str, reason: str = "", figures: Any = None
+    ) -> None:
+        # `figures`: length, received and sent bytes, unwatched seconds and reason, if a line says them.
+        if figures is None:
+            length, unwatched = until - begun.start, 0.0
+            if begun.steps != self.steps and until >= self.stepped:
+                length = max(0.0, length - self.steps + begun.steps)
+            if self.gaps and self.gaps[-1].stop > begun.line:
+                unwatched = self.unwatched(peer.interface, begun, until, at)
+            figures = (length, None, None, unwatched, reason)
+        self.close(peer, begun)
+        if state == ENDED:
+            peer.last = (until, begun.number)
+        self.serial += 1
+        who = peer.key or peer.label
+        self.shelf.add((
+            begun.start, self.serial, peer.interface, who, begun.name, begun.number, until, state, begun.endpoints,
+            begun.ips, figures,
+        ))  # fmt: skip
+
+    def unwatched(self, interface: str, begun: Begun, until: float, at: float) -> float:
+        # How much nobody watched between the line that reported it and its end. Gaps may overlap.
+        seconds, earliest = 0.0, FOREVER
+        for gap in reversed(self.gaps):
+            if gap.stop <= begun.line:
+                break
+            if (gap.start < until or gap.stop < at) and gap.interface in (None, interface):
+                start, stop = gap.start, gap.stop
+                if gap.why == "late":  # several gaps, one after the other: only those in between surely belong to it
+                    start, stop = max(start, begun.line), min(stop, max(until, at))
+                seconds += max(0.0, min(stop, earliest) - start)
+                earliest = min(earliest, start)
+        return seconds
+
+    def close(self, peer: Followed, begun: Begun) -> None:
+        if begun is peer.open:
+            peer.open = None
+            del self.online[peer]
+        elif begun is peer.held:
+            peer.held = None
+
+    def cut(self, peer: Followed, sure: float = -FOREVER) -> None:
+        # No line has reported its end: a later one may. `sure`: when it was still online.
+        if peer.open is not None:
+            self.release(peer)
+            peer.held = peer.open
+            peer.held.sure = max(peer.held.sure, sure)
+            self.close(peer, peer.held)
+
+    def release(self, peer: Followed) -> None:
+        if peer.held is not None:
+            self.finish(peer, peer.held, peer.held.sure, peer.held.sure, UNKNOWN)
+
+    # Everything else
+
+    def prove(self, at: float) -> None:
+        # Somebody watches at this time.
+        self.seen = at
+        self.first = at if self.first == -FOREVER else self.first
+        pause, self.pause = self.pause, None
+        if pause is not None:
+            self.add_gap(*pause)
+
+    def add_gap(self, interface: str | None, start: float, stop: float, why: str) -> None:
+        if start < stop and all((interface, start, stop) != other[1:4] for other in self.gaps[-4:]):
+            self.lost["gaps"] += len(self.gaps) >= GAPS_MAX
+            self.gaps += [Gap("", interface, start, stop, why)] * (len(self.gaps) < GAPS_MAX)
+
+    def hear(self, at: float, kind: str, text: Any) -> None:
+        if kind == "START":
+            self.start(at, text)
+        elif at < self.began and not str(text).startswith("The wall clock was set back"):
+            return  # left behind by a former run
+        if kind == "STOP":
+            if "" not in self.faults:
+                self.prove(at)
+            self.stopped = True
+        elif kind == "GAP":
+            why = "stopped" if self.pause is not None else "stalled"
+            if self.pause is not None:  # only a monitor that knows what the former run knew reports this
+                self.stored, self.pause, self.before = True, None, max(self.before, text[0])
+            self.add_gap(None, text[0], text[1], why)
+            self.prove(at)
+        elif kind in ("IFUP", "IFDOWN"):
+            self.prove(at)
+            if kind == "IFDOWN":
+                self.down = {**(self.down if len(self.down) < INTERFACES_MAX else {}), text: at}
+        elif kind == "DEBUG" and text.startswith("Reading: "):
+            self.prove(at)
+        elif kind == "WARN":
+            self.warned(at, text)
+
+    def start(self, at: float, text: str) -> None:
+        if self.run and not self.stopped and abs(at - self.began) < SAME_S:
+            return  # the same line in the journal
+        self.settle()
+        settings = dict(re.findall(r"(Interval|Threshold|Interface): ([^ ,]+(?:,[^ ,]+)*)", text))
+        self.patience = 2 * seconds_of(settings.get("Interval", "")) + 1
+        self.threshold = seconds_of(settings.get("Threshold", "")) or 180.0
+        self.run, self.began, self.stored, self.before = self.run + 1, at, None, self.seen
+        if self.seen > -FOREVER:
+            self.pause = (None, self.seen, at, "stopped" if self.stopped else "")
+        self.stopped = False
+        for subject, told in self.faults.items():  # of which no line reports the end
+            if subject == LATE:
+                self.add_gap(None, told - self.patience, told, "late")
+            elif subject:
+                self.add_gap(subject, told, at, "unreadable")
+        self.faults.clear()
+        scope, self.scope = self.scope, settings.get("Interface", "")
+        if self.scope and self.scope != scope:
+            for peer in [peer for peer in self.online if peer.interface not in self.scope.split(",")]:
+                self.cut(peer, self.before)
+        self.first = at if self.first == -FOREVER else self.first
+
+    def settle(self) -> None:
+        # At the end of a run that knew nothing of the former one: peers that it did not report were there no more.
+        if self.stored is False:
+            for peer in list(takewhile(lambda peer: peer.open is not None and peer.open.run < self.run, self.online)):
+                self.cut(peer, self.before)
+
+    def warned(self, at: float, text: str) -> None:
+        match = FAULT.match(text)
+        if match is None:
+            return
+        clock, late, after_late, after_failed, interface, after_unreadable = match.groups()
+        ends = after_late or after_failed or after_unreadable
+        if clock:
+            self.steps += seconds_of(text) * (1 if clock == "forward" else -1)
+            self.stepped = at
+            self.began = min(self.began, at)
+            return
+        subject = LATE if late else interface or ""
+        if not ends:
+            if len(self.faults) < INTERFACES_MAX:
+                self.faults.setdefault(subject, at)
+            return
+        begin, end = at - seconds_of(ends), at
+        told = self.faults.pop(subject, begin)
+        if late:  # this reading is on time
+            end = max(told, at - self.patience)
+        elif interface:  # it may have had an invalid line before it was unreadable
+            begin = told
+        begin = min(begin, told)
+        if at - begin > self.patience:
+            self.add_gap(interface or None, begin, end, "late" if late else "unreadable" if interface else "failed")
+        self.prove(at)
+
+    def end_all(self, watching: bool) -> None:
+        # `watching`: a monitor writes to the trail now, and its last reading shows that they are still online.
+        self.settle()
+        for peer in list(self.online):
+            if peer.open is not None and (peer.open.run == self.run or self.stored):
+                self.release(peer)
+                peer.open.sure = max(peer.open.sure, self.seen)
+                if watching and not self.stopped:
+                    self.finish(peer, peer.open, peer.open.sure, peer.open.sure, ONLINE)
+            self.cut(peer, self.before)
+        for first in self.peers.values():
+            for peer in first.twins or [first]:
+                self.release(peer)
+
+
+def begin_of(path: str, reader: Reader) -> tuple[float, Callable[[], Iterator[Fact]]]:
+    """When a file begins, and its facts. Only pipes stay open: there may be thousands of files. Errors: Refusal."""
+
+    def opened() -> Any:
+        try:
+            return open(0, "rb", closefd=False) if path == "-" else open(path, "rb")
+        except OSError as error:
+            code = EXIT_NOT_PERMITTED if isinstance(error, PermissionError) else EXIT_FAILURE
+            remedy = "name files that you may read, or - for standard input"
+            raise Refusal("%s cannot be read" % printable(path), reason_of(error), remedy, code) from None
+
+    def again() -> Iterator[Fact]:
+        with opened() as file:
+            yield from reader.facts(path, file)
+
+    if not os.path.isfile(path):
+        facts = again()
+        head = list(islice(facts, 1))
+        return head[0][0] if head else -FOREVER, lambda: chain(head, facts)
+    with opened() as file:
+        head = list(islice(Reader(reader.calendar.zone, lambda _: None, Meter(()), False).facts(path, file), 1))
+    return head[0][0] if head else -FOREVER, again
+
+
+class Trails:
+    """Trails as a source of history. It reads all files at once. Errors: Refusal."""
+
+    def __init__(self, paths: Sequence[str], zone: Zone, verbose: bool = False) -> None:
+        meter = Meter(paths)
+        self.path = ", ".join(paths)
+
+        def report(text: str) -> None:
+            meter.hide()
+            print("wg_monitor: " + text, file=sys.stderr)
+
+        reader = self.reader = Reader(zone, report, meter, verbose)
+        self.found = Rebuilder()
+        take = self.found.take
+        try:
+            for fact in in_order([begin_of(path, reader) for path in paths]):
+                take(fact)
+        finally:
+            meter.hide()
+        locks = ["%s/.%s.lock" % os.path.split(os.path.abspath(path)) for path in paths]
+        self.live = any(map(wg_monitor.use_of, locks))
+        self.found.end_all(self.live)
+        peers = self.found.peers.items()
+        self.keys = {name: peer.key for name, peer in peers if peer.key and len(name[1]) < 44 and not peer.twins}
+        self.notes = self.remarks(reader)
+
+    def remarks(self, reader: Reader) -> list[str]:
+        lost, calendar, unclear = self.found.lost, reader.calendar, " and ".join(list(self.found.unclear)[:3])
+        texts = (
+            (reader.skipped, "%d lines do not parse and do not count: --verbose shows them."),
+            (
+                lost["beginnings"],
+                "%d sessions began before the trails say so: they are shown from the first certain time.",
+            ),
+            (
+                lost["handshakes"],
+                "Text lines show handshakes only: %d sessions may have lasted longer than until the last one.",
+            ),
+            (unclear, "Several keys look like %s: some of their lines cannot be told apart."),
+            (calendar.missing, "%d times do not exist in this time zone: is --timezone right?"),
+            (calendar.strange, "The trails announce %s, which this time zone does not have then: is --timezone right?"),
+            (lost["ends"], "The ends of %%d sessions are not known: more than %d keys at once." % PEERS_MAX),
+            (lost["gaps"], "%%d gaps are missing: more than %d." % GAPS_MAX),
+            (lost["changes"], "%%d changes of allowed IPs are missing: more than %d." % CHANGES_MAX),
+        )
+        return [printable(text % number) for number, text in texts if number]
+
+    def find(self, text: str) -> set[str]:
+        """The keys of the peers that a text means, as the sessions have them: a name, a key, the beginning of a key, or
+        a short key. Errors: Refusal, if it is the beginning of several."""
+        named: set[str] = set()
+        keys: set[str] = set()
+        short = wg_monitor.short_key(text) if len(text) == 44 else text
+        sessions = ((record[2], record[3], record[4]) for record in self.found.shelf)
+        peers = ((peer.interface, peer.key or peer.label, "") for peer in self.found.peers.values())
+        for interface, key, name in chain(sessions, peers):
+            key = self.keys.get((interface, key), key)
+            if name == text:
+                named.add(key)
+            elif means(text, key) or (len(key) < 44 and means(short, key.partition("#")[0])):
+                keys.add(key)
+        return named or one_key(text, keys)
+
+    def is_watching(self, now: float) -> bool:
+        return self.live and not self.found.stopped
+
+    def history(self, query: Query, now: float) -> History:
+        found = self.found
+        gaps = [gap for gap in found.gaps if not query.interfaces or gap.interface in (None, *query.interfaces)]
+        first = min([found.first, *(record[0] for record in islice(found.shelf, 1))])
+        sessions = partial(self.sessions, query, now)
+        return History("", self.path, Period(first, found.seen), sorted(gaps, key=BEGINNING), sessions, self.notes)
+
+    def sessions(self, query: Query, now: float, period: Period) -> Iterator[Session]:
+        changes = ((i, self.keys.get((i, key), key), at, only_networks(ips)) for i, key, at, ips in self.found.changes)
+        wanted = chooser(query, holders_of(query.address, changes) if query.address else {}, period, now)
+        for start, _, link, key, name, number, until, state, endpoints, ips, figures in self.found.shelf:
+            length, received, sent, unwatched, reason = figures
+            who = ("", link, self.keys.get((link, key), key), name, number)
+            numbers = (received, sent, unwatched, reason)
+            session = Session(*who, start, until, state, length, endpoints, ips, *numbers)
+            if wanted(session):
+                yield session
+
+
 # --- Showing ------------------------------------------------------------------------------------------------------
 
 ROWS_MEASURED = 1000  # the first ones, before a table is laid out
@@ -1345,6 +2337,8 @@ def sessions_parser() -> Any:
     sums.add_argument("--summary", action="store_true", help="one line for each peer, and one for all")
     sums.add_argument("--by", choices=("day", "week", "month"), help="usage over time")
     add("--format", choices=("table", "json", "csv", "html"), default="table", help="default: table; html: a page")
+    add("--from-log", metavar="FILE", nargs="+", help="read these trails instead of a store; - is standard input")
+    add("--verbose", action="store_true", help="show the lines of trails that do not parse")
     add("--lang", choices=("en", "zh"), default="en", help="the language of the page; default: en")
     parser.epilog = "MOMENT: %s. %s" % (MOMENTS.partition("these: ")[2], EXIT_CODES)
     return parser
@@ -1354,9 +2348,12 @@ def sessions(words: Sequence[str]) -> int:
     options = sessions_parser().parse_args(words)
     if options.format == "html" and (options.summary or options.by):
         raise Refusal("--format html", "it shows sessions and sums at once", "leave out --summary and --by")
+    if options.from_log and options.store:
+        raise Refusal("--from-log", "it reads trails instead of a store", "leave out --store")
     zone, now = Zone(options.timezone), wg_monitor.moment().wall
     period, notes = period_of(options, now, zone)
-    sources = open_stores(options.store)
+    sources: Sequence[Any] = open_stores(options.store) if not options.from_log else ()
+    sources = sources or [Trails(options.from_log, zone, options.verbose)]
     query = query_of(options, sources)
     histories = [source.history(query, now) for source in sources]
     streams = [history.sessions(period) for history in histories]
