@@ -3808,7 +3808,7 @@ def use_of(lock: str) -> str:
     pids: list[str] = []
     with suppress(OSError), open("/proc/locks") as locks:
         pids = re.findall(r"(?m)^\d+: FLOCK .* WRITE (\d+) \S+:%d " % os.lstat(lock).st_ino, locks.read())
-    for pid, fd in ((pid, fd) for pid in pids for fd in entries("/proc/%s/fd" % pid)):
+    for pid, fd in ((holder, fd) for holder in pids for fd in entries("/proc/%s/fd" % holder)):
         with suppress(OSError):  # it was closed just now
             if os.path.samefile(lock, "/proc/%s/fd/%s" % (pid, fd)):
                 with open("/proc/%s/comm" % pid, errors="replace") as name:
