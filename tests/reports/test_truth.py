@@ -122,6 +122,8 @@ class Chronicle(History):
         self.ask = ask
         self.whole: List[Tuple[int, Moment]] = []  # the readings, with the number of their run
         self.runs = 0
+        # What each run knows as the last reading before it: after a crash and a reboot, the last save.
+        self.known: Dict[int, Optional[Moment]] = {}
         self.held: List[Held] = []
         # Of each session: the allowed IPs around its beginning, and the time of the reading that saw it first.
         self.ips: Dict[Tuple[Identity, float], Tuple[str, ...]] = {}
@@ -169,7 +171,9 @@ class Chronicle(History):
 
         end, run.end = run.end, ended  # type: ignore[method-assign, assignment]
         self.runs += 1
-        return follow(run, politely, reboot)
+        run = follow(run, politely, reboot)
+        self.known[self.runs] = self.expected.last
+        return run
 
     def compare_sessions(self) -> None:
         self.expected.happened = []
@@ -241,7 +245,8 @@ class Chronicle(History):
         found: List[Tuple[float, float]] = []
         for (run, before), (following, after) in zip(self.whole, self.whole[1:]):
             if run != following or after.boot - before.boot > 2 * self.settings.interval + 1:
-                found.append((before.wall, after.wall))
+                known = self.known.get(following) if run != following else before
+                found.append(((known or before).wall, after.wall))
         return joined(found)
 
 
@@ -462,9 +467,12 @@ def check_summary(chronicle: Chronicle, facts: Sequence[Fact], since: float, unt
 def check_share(chronicle: Chronicle, facts: Sequence[Fact]) -> None:
     with closing(sqlite3.connect("file:%s/state.db?mode=ro" % chronicle.directory, uri=True)) as database:
         gaps = database.execute("SELECT interface, start, stop FROM unwatched").fetchall()
+        begun = database.execute("SELECT min(start) FROM runs").fetchone()[0]
     if not chronicle.running:  # a gap is saved with the next event or checkpoint
         assert joined([(start, stop) for link, start, stop in gaps if link is None]) == chronicle.gaps()
-    first = min([chronicle.begun, *(fact.start for fact in facts)])
+    # A crash before the first reading leaves nothing of a run.
+    assert chronicle.begun <= begun <= chronicle.whole[0][1].wall
+    first = min([begun, *(fact.start for fact in facts)])
     rows, _ = command(chronicle, "sessions", "--summary")
     for row in rows[:-1]:
         mine = [fact for fact in facts if fact.identity == (row["interface"], row["peer"])]
