@@ -49,6 +49,7 @@ def test_the_readmes_show_what_the_tour_prints(name: str, tour: Tuple[str, Path]
         assert output and output == printed[command][: len(output)], command
 
 
+@pytest.mark.once
 def test_the_same_seed_gives_the_same_tour_and_another_seed_another(tour: Tuple[str, Path], tmp_path: Path) -> None:
     texts = []
     for number, arguments in enumerate(([], ["--seed", "8"])):

@@ -326,6 +326,7 @@ def test_a_bar_of_another_peer_or_of_a_session_that_goes_on_is_never_merged() ->
     assert "shorter" not in page.one("footer").text
 
 
+@pytest.mark.once
 def test_no_session_is_lost_in_a_large_page() -> None:
     source = company(300, 365, pace=0.25, most=50_000)
     text = page_of(source)

@@ -645,12 +645,14 @@ def measured(data: Iterable[bytes], *paths: str) -> Tuple[int, int, str]:
 
 
 @pytest.mark.heavy
+@pytest.mark.once
 def test_a_line_of_a_gigabyte_takes_no_memory() -> None:
     count, memory, notes = measured([text(*STORY[:6]).encode(), *[b"x" * (1 << 20)] * 1024, b"\n", text(*STORY[6:]).encode()])
     assert count == 3 and memory < 64 and "1 lines do not parse" in notes
 
 
 @pytest.mark.heavy
+@pytest.mark.once
 def test_a_bomb_takes_no_memory() -> None:
     packed = io.BytesIO()
     packer = gzip.GzipFile(fileobj=packed, mode="wb")
@@ -688,6 +690,7 @@ def test_sessions_that_memory_does_not_hold_come_in_order(tmp_path: Path, monkey
 
 
 @pytest.mark.heavy
+@pytest.mark.once
 def test_a_million_peers_are_bounded() -> None:
     lines = (on("10:01:00", "%08d...4xYz567=" % number) for number in range(1_000_000))
     blocks = ("".join(DAY + line + "\n" for line in group).encode() for group in zip(*[lines] * 1000))
