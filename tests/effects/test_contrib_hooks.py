@@ -367,7 +367,9 @@ def test_without_an_argument_the_file_in_etc_is_read(setup: Setup) -> None:
     need("unshare")
     etc = setup.programs.parent / "etc"
     (etc / "wg-monitor").mkdir(parents=True)
-    setup.conf = setup.conf.rename(etc / "wg-monitor" / setup.conf.name)
+    moved = etc / "wg-monitor" / setup.conf.name
+    setup.conf.rename(moved)
+    setup.conf = moved
     enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount --bind "$0" /etc && exec "$@"', str(etc)]
     assert setup.run(PEER, prefix=enter) == (0, "")
     check(setup, PEER, SAID)
@@ -535,7 +537,8 @@ def test_a_file_of_another_user_is_refused(setup: Setup) -> None:
 
 @pytest.mark.parametrize("hook", ALL)
 def test_a_directory_is_refused(setup: Setup) -> None:
-    inside = setup.conf.rename(setup.conf.with_name("other"))
+    inside = setup.conf.with_name("other")
+    setup.conf.rename(inside)
     setup.conf.mkdir()
     inside.rename(setup.conf / "file")
     setup.fails(str(setup.conf))
