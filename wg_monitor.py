@@ -561,8 +561,7 @@ def parse_complaints(text: str, wanted: frozenset[str]) -> tuple[frozenset[str],
     `wg show all` exits with 0 and leaves such an interface out."""
     names = [match.group(1) for match in map(UNREADABLE.match, text.splitlines()) if match is not None]
     clear = {name for name in names if INTERFACE_NAME.fullmatch(name)}
-    unclear = sum(name not in clear for name in names)
-    return frozenset(clear & wanted if wanted else clear), unclear
+    return frozenset(clear & wanted if wanted else clear), sum(name not in clear for name in names)
 
 
 def parse(blocks: Iterable[bytes], errors: str, memo: Memo, names: Iterable[str], wanted: frozenset[str]) -> Reading:
@@ -816,9 +815,8 @@ def decide(table: Table, reading: Reading, now: Moment, settings: Settings) -> l
     events = [*follow_interfaces(table, reading, now), *remove_peers(table, reading, now)]
     events += [*follow_peers(table, reading, now, settings), *age_out_peers(table, reading, now, settings)]
     for name in reading.interfaces:
-        # From here on, a handshake that moves forward is known to be younger than this reading.
-        certain = "" not in reading.invalid and name not in reading.invalid
-        read = now.boot if certain else table.interfaces[name].read
+        # From here on, a handshake that moves forward is known to be younger than this reading, if every line is valid.
+        read = table.interfaces[name].read if reading.invalid.keys() & {"", name} else now.boot
         table.interfaces[name] = Interface(True, read, now.wall)
         table.seen[name] = now.boot
     # Of two runs at once, the one that began first may end last.
@@ -847,8 +845,7 @@ def follow_interfaces(table: Table, reading: Reading, now: Moment) -> Iterator[E
             table.interfaces.setdefault(name, Interface(True, NEVER, now.wall))
     if "" in reading.invalid:
         return
-    up = {name for name, interface in table.interfaces.items() if interface.up}
-    down = up - reading.interfaces - unknown
+    down = {name for name, interface in table.interfaces.items() if interface.up} - reading.interfaces - unknown
     for name in sorted(down):
         table.interfaces[name] = table.interfaces[name]._replace(up=False)
         rows = [row for row in table.rows.values() if row.identity[0] == name]
@@ -918,10 +915,8 @@ def follow_peer(table: Table, row: Row, line: Line, now: Moment, settings: Setti
     events: list[Event] = []
     session, endpoint, allowed_ips, made = row.session, row.endpoint, row.allowed_ips, row.made
     handshake = row.handshake if len(line) == 3 else line[3]
-    ended: Ended | None = None
-    if session is not None and handshake == 0:
-        # The interface was created anew: its new counters do not belong to this session.
-        ended = end_session(table, row, session, "reset", now)
+    # With the handshake at 0, the interface was created anew: its new counters do not belong to this session.
+    ended = end_session(table, row, session, "reset", now) if session is not None and handshake == 0 else None
     totals = (row.received, row.transmitted) if session is None else None
     count(row, line[1], line[2], now.boot)
     if handshake != row.handshake:
@@ -1953,9 +1948,8 @@ class Relation:
         self.kinds = [(KINDS[kind.rstrip("?")], type(None) if kind.endswith("?") else ()) for _, kind in columns]
         self.own_names = self.names[: own.count(",") + 1]
         self.own = attrgetter(*self.own_names)
-        places = ", ".join("?" * len(columns))
         self.select = "SELECT %s FROM %s " % (", ".join("%s.%s" % (table, name) for name in self.names), table)
-        self.insert = "INTO %s (%s) VALUES (%s)" % (table, ", ".join(self.names), places)
+        self.insert = "INTO %s (%s) VALUES (%s)" % (table, ", ".join(self.names), ", ".join("?" * len(columns)))
 
     def row(self, value: object, *others: Any) -> list[Any]:
         # SQLite has no infinity: NEVER is NULL.
@@ -2205,9 +2199,8 @@ class Store:
         database after any error. `durable`: they survive a power failure as soon as this returns. The write-ahead log
         goes into the database when it has more than `wal_pages` pages."""
         database = self.connection()
-        database.execute("PRAGMA synchronous = " + ("FULL" if durable else "NORMAL"))
-        database.execute("PRAGMA wal_autocheckpoint = %d" % wal_pages)
-        database.execute("BEGIN IMMEDIATE")
+        pragmas = ("FULL" if durable else "NORMAL", wal_pages)
+        database.executescript("PRAGMA synchronous = %s; PRAGMA wal_autocheckpoint = %d; BEGIN IMMEDIATE" % pragmas)
         if not self.recognizes() or not self.is_current():
             raise StoreFault("it was deleted or replaced")
         for statement, rows in statements:
@@ -3283,8 +3276,7 @@ class Monitor:
 
     def enter(self, reading: Reading, answer: Answer) -> None:
         now = self.reading_at = answer.at
-        self.counts["readings"] += 1
-        self.counts["failed"] += answer.why != ""
+        self.counts.update(readings=1, failed=int(answer.why != ""))
         self.clocks.compare(now)
         if is_whole(reading):
             self.judge_gap(now)
@@ -3311,9 +3303,8 @@ class Monitor:
         for name in gaps:
             if ("unreadable", name) in self.faults.open:
                 self.blind(Moment(now.wall - gaps[name], now.boot - gaps[name]), now, "unreadable", name)
-        self.counts["skipped"] += sum(reading.invalid.values())
         self.faults.compare(faults, reading)
-        self.counts["events"] += len(events)
+        self.counts.update(skipped=sum(reading.invalid.values()), events=len(events))
         for event in events:
             self.emit(event, event_text(event))
         peers = counted(len(self.table.rows), "peer")
