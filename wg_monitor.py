@@ -3786,22 +3786,17 @@ def try_wg(wg: str, settings: Settings) -> tuple[str, int]:
     return "; ".join(words), EXIT_FAILURE if words[2:] else 0
 
 
-def entries(directory: str) -> list[str]:
-    # None if there is no such directory.
-    with suppress(OSError):
-        return os.listdir(directory)
-    return []
-
-
 def use_of(lock: str) -> str:
     # Which process holds the lock of a file; "" = none. It takes no lock itself, which a starting monitor would find. On
     # overlayfs and btrfs, /proc/locks has another device than stat(2): the process's open files tell.
+    import glob
+
     pids: list[str] = []
     with suppress(OSError), open("/proc/locks") as locks:
         pids = re.findall(r"(?m)^\d+: FLOCK .* WRITE (\d+) \S+:%d " % os.lstat(lock).st_ino, locks.read())
-    for pid, fd in ((holder, fd) for holder in pids for fd in entries("/proc/%s/fd" % holder)):
+    for pid, path in ((holder, path) for holder in pids for path in glob.glob("/proc/%s/fd/*" % holder)):
         with suppress(OSError):  # it was closed just now
-            if os.path.samefile(lock, "/proc/%s/fd/%s" % (pid, fd)):
+            if os.path.samefile(lock, path):
                 with open("/proc/%s/comm" % pid, errors="replace") as name:
                     return ", in use by process %s (%s)" % (pid, printable(name.read().strip()))
     return ""
