@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Who was connected when: answers from what wg_monitor wrote. It reads, and writes nothing
 but the file of `metrics --output`.
 
@@ -41,32 +40,10 @@ from html import escape
 from itertools import chain, groupby, islice, takewhile
 from operator import attrgetter
 from shutil import get_terminal_size
-from typing import (
-    AbstractSet,
-    Any,
-    BinaryIO,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    NamedTuple,
-    NoReturn,
-    Sequence,
-    Tuple,
-)
+from typing import AbstractSet, Any, BinaryIO, Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence, Tuple
 
 import wg_monitor
-from wg_monitor import (
-    COUNTER_MAX,
-    DAY_S,
-    EPOCH_MAX,
-    EXIT_FAILURE,
-    EXIT_NOT_PERMITTED,
-    Refusal,
-    counted,
-    printable,
-    reason_of,
-)
+from wg_monitor import DAY_S, EPOCH_MAX, EXIT_FAILURE, EXIT_NOT_PERMITTED, Refusal, counted, printable, reason_of
 
 # --- Values -------------------------------------------------------------------------------------------------------
 # All times are seconds since the epoch.
@@ -487,16 +464,10 @@ def width_of(text: str) -> int:
 
 def fit(text: str, columns: int) -> str:
     # The beginning of a text that is too wide.
-    if width_of(text) <= columns:
-        return text
-    while width_of(text) >= columns > 0:
-        text = text[: max(columns - 1, len(text) // 2)] if len(text) > 2 * columns else text[:-1]
-    return text + "…"
-
-
-def pad(text: str, columns: int, right: bool) -> str:
-    space = " " * (columns - width_of(text))
-    return space + text if right else text + space
+    end = len(text)
+    while end and width_of(text[:end]) > columns - (end < len(text)):
+        end -= 1
+    return text if end == len(text) else text[:end] + "…"
 
 
 def size_text(count: int | None) -> str:
@@ -517,15 +488,10 @@ def name_text(name: str, peer: str) -> str:
     return printable(name, 64) if name else printable(wg_monitor.short_key(peer))
 
 
-def brief_name(name: str, peer: str) -> str:
-    return fit(printable(name), 14) if name else printable(peer[:8]) + "..."
-
-
 def cell_of_csv(value: object) -> object:
-    # Numbers stay numbers. A text that a spreadsheet would run gets the apostrophe that makes it a text.
-    if value is None or isinstance(value, (bool, int, float)):
-        return {None: "", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else value
-    return ("'" if str(value).startswith(FORMULA) else "") + clean(str(value))
+    # A text that a spreadsheet would run gets the apostrophe that makes it a text.
+    value = " ".join(value) if isinstance(value, list) else str(value).lower() if isinstance(value, bool) else value
+    return "'" * value.startswith(FORMULA) + clean(value) if isinstance(value, str) else value
 
 
 # Colours as `wg show` has them, and on the same conditions.
@@ -559,12 +525,12 @@ class Query(NamedTuple):
     last: int = 0  # the newest ones; 0 = all
 
 
-def chooser(
-    query: Query, held: Mapping[Key, Sequence[Stretch]], period: Period, now: float = FOREVER
-) -> Callable[[Session], bool]:
+Held = Mapping[Key, Sequence[Stretch]]  # when which peer held the tunnel address that is asked for
+
+
+def chooser(query: Query, held: Held, period: Period, now: float = FOREVER) -> Callable[[Session], bool]:
     """Whether a session overlaps a period and a query asks for it. A period that is one moment includes it; any other
-    does not include its end. A session that goes on does so up to `now`. `held`: when which peer held the tunnel
-    address that is asked for."""
+    does not include its end. A session that goes on does so up to `now`."""
     (since, until), address, every = period, query.address, query._replace(last=0) == Query()
     starts = ("[%s]" % address, "[%s%%" % address) if ":" in address else (address + ":",)
 
@@ -600,8 +566,7 @@ def holders_of(address: str, changes: Iterable[Change]) -> dict[Key, list[Stretc
     held: dict[Key, list[Stretch]] = {}
     prefixes: dict[str, dict[str, int]] = {}  # of the peers on each interface that have one
     holder: dict[str, tuple[str, float]] = {}  # on each interface: its key, since when
-    known: set[Key] = set()
-    gone: dict[Key, float] = {}  # when a peer was removed
+    away: dict[Key, float | None] = {}  # since when a peer is removed; None = it is there
     for (interface, since), rows in groupby(changes, key=lambda change: (change[0], change[2])):
         peers, early = prefixes.setdefault(interface, {}), {}
         for _, key, _, ips in rows:  # all that one reading saw
@@ -610,10 +575,9 @@ def holders_of(address: str, changes: Iterable[Change]) -> dict[Key, list[Stretc
             if prefix >= 0:
                 peers[key] = prefix
             # A peer that appears may have been there before the reading that showed it, but not while it was removed.
-            early[key] = since if peer in known and peer not in gone else gone.pop(peer, -FOREVER)
-            known.add(peer)
-            if ips is None:
-                gone[peer] = since
+            gone = away.get(peer, -FOREVER)
+            early[key] = since if gone is None else gone
+            away[peer] = since if ips is None else None
         now = max(peers, key=lambda key: (peers[key], key in early), default="")
         before, start = holder.get(interface, ("", since))
         if now != before:
@@ -636,18 +600,27 @@ def one_key(text: str, keys: set[str]) -> set[str]:
     """Errors: Refusal, if a text is the beginning of several keys."""
     if len(keys) > 1:
         why = "it means %d peers, among them %s" % (len(keys), " and ".join(sorted(keys)[:2]))
-        raise Refusal("--peer %s" % clean(text), why, "write more of the key")
+        raise Refusal("--peer %s" % clean(text[:100]), why, "write more of the key")
     return keys
 
 
-def unknown_peer(text: str) -> Refusal:
-    why, remedy = "no peer has this name or key", "'wg-monitor status' lists the peers"
-    return Refusal("--peer %s" % clean(text), why, remedy, EXIT_FAILURE)
+def keys_meant(text: str, pairs: Sequence[tuple[str, str]]) -> set[str]:
+    """What a text means of these keys and names. A name comes first. Errors: Refusal."""
+    named = {key for key, name in pairs if name == text}
+    return named or one_key(text, {key for key, _ in pairs if means(text, key)})
+
+
+def known(text: str, keys: set[str]) -> set[str]:
+    """Errors: Refusal, if a text means no peer."""
+    if not keys:
+        why, remedy = "no peer has this name or key", "'wg-monitor status' lists the peers"
+        raise Refusal("--peer %s" % clean(text[:100]), why, remedy, EXIT_FAILURE)
+    return keys
 
 
 # --- Reading a store ----------------------------------------------------------------------------------------------
 
-STORES = "/var/lib/wg-monitor"
+STORES = wg_monitor.STATE_DIRECTORY
 BATCH = 5000  # sessions that are read at once
 BEGINNING = attrgetter("start")
 # What schemas 1 and 2 lack of schema 3. Every event of a peer shows its allowed IPs.
@@ -670,62 +643,59 @@ SESSIONS = """SELECT interface, public_key, name, number, start, last_seen, leng
 class Store:
     def __init__(self, gateway: str, path: str) -> None:
         self.gateway, self.path, self.version = gateway, os.path.realpath(path), 0  # its log lies beside the real one
-        self.monitor = wg_monitor.use_of(self.path + ".lock").partition("by ")[2]  # the process that runs; "" = none
+        self.monitor = wg_monitor.use_of(self.path + ".lock") != ""  # whether one runs
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):
                 raise self.refusal("is no store", "it is not a regular file")
         except FileNotFoundError:
             raise self.refusal("does not exist", "no monitor has written it") from None
         if not os.access(self.path, os.R_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), self.path)
+            raise PermissionError(errno.EACCES, "", self.path)
         self.version = int(self.ask("PRAGMA user_version")[0][0])
-        tables = {row[0] for row in self.ask("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        tables = {name for (name,) in self.ask("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables >= wg_monitor.TABLES or self.version < 1:
             raise self.refusal("is no store", "it is a database of another program")
         if self.version > wg_monitor.SCHEMA:
             why = "it has schema %d, this one knows %d" % (self.version, wg_monitor.SCHEMA)
             raise self.refusal("was written by a newer wg_monitor", why, "install that version")
         note: dict[str, str] = {}  # from the small file, before the database: if they differ, the database is newer
-        flags = os.O_NONBLOCK | os.O_NOFOLLOW
-        with suppress(OSError), open(
-            self.path + ".last", "rb", opener=lambda path, f: os.open(path, f | flags)
-        ) as file:
-            text = file.read(wg_monitor.NOTE_SIZE).decode("ascii", "replace")
-            note = dict(pair.partition("=")[::2] for pair in text.split())
+        with suppress(OSError), wg_monitor.open_names(self.path + ".last") as file:
+            note = dict(pair.partition("=")[::2] for pair in file.read(wg_monitor.NOTE_SIZE).split())
         self.read(partial(self.load, note))
 
     def load(self, note: Mapping[str, str], database: Any) -> None:
         # What the store says about the present. `last`, `boot`: the last reading, on both clocks.
-        saved = rows(database, "real real text text text", "SELECT wall, boot, boot_id, id, '' || stamp FROM monitor")
+        ask = partial(rows, database)
+        saved = ask("real real text text text", "SELECT wall, boot, boot_id, id, '' || stamp FROM monitor")
         wall, boot, *save = saved[0] if saved else (0.0, 0.0, "", "", "")
         if save[1] and [note.get(name) for name in ("boot_id", "id", "stamp")] == save:
-            wall, boot = note["wall"], note["boot"]
+            wall, boot = note.get("wall", ""), note.get("boot", "")
         self.last, self.boot, self.boot_id = float(wall), float(boot), str(save[0])
         if not 0 <= self.last <= EPOCH_MAX:
             raise ValueError("the last reading has an impossible time")
-        statement = "SELECT interface, public_key, name FROM peers"
-        self.names: dict[Key, str] = {row[:2]: row[2] for row in rows(database, "text text text", statement)}
-        self.newest = rows(database, "int?", "SELECT max(number) FROM sessions")[0][0] or 0  # the last session's number
-        statement = """SELECT number, began, past_rx, rx, received_before, past_tx, tx, sent_before
-            FROM peers JOIN sessions ON number = peers.session AND reason IS NULL"""
-        self.open = {row[0]: row[1:] for row in rows(database, "int real int int int int int int", statement)}
-        statement = "SELECT interface, public_key, since, ips FROM allowed_ips ORDER BY number"
-        self.changes = rows(database, "text text real text?", statement)
-        statement = "SELECT interface, start, stop, why FROM unwatched WHERE stop > start ORDER BY start"
-        self.gaps = [Gap(self.gateway, *gap) for gap in rows(database, "text? real real text", statement)]
-        statement = "SELECT interval, threshold, liveness, interfaces FROM runs ORDER BY number DESC LIMIT 1"
-        self.rule = (rows(database, "int int text text", statement) or [None])[0]  # None = an old store does not say
-        firsts = "SELECT min(start) FROM runs UNION SELECT min(start) FROM sessions UNION SELECT min(wall) FROM events"
-        begins = [first for (first,) in rows(database, "real?", firsts) if first is not None]
-        self.since = min([*begins, self.last])  # the first time that somebody watched
+        named = ask("text text text", "SELECT interface, public_key, name FROM peers")
         counts = [int(note[name]) for name in wg_monitor.Note._fields[7:] if note.get(name, "").isdigit()]
         self.counts = counts if len(counts) == len(wg_monitor.Note._fields[7:]) else []  # of the run; empty = unknown
+        self.names: dict[Key, str] = {row[:2]: row[2] for row in named}
+        self.newest = ask("int?", "SELECT max(number) FROM sessions")[0][0] or 0  # the last session's number
+        statement = """SELECT number, began, past_rx, rx, received_before, past_tx, tx, sent_before
+            FROM peers JOIN sessions ON number = peers.session AND reason IS NULL"""
+        self.open = {row[0]: row[1:] for row in ask("int real int int int int int int", statement)}
+        statement = "SELECT interface, public_key, since, ips FROM allowed_ips ORDER BY number"
+        self.changes = ask("text text real text?", statement)
+        statement = "SELECT interface, start, stop, why FROM unwatched WHERE stop > start ORDER BY start"
+        self.gaps = [Gap(self.gateway, *gap) for gap in ask("text? real real text", statement)]
+        statement = "SELECT interval, threshold, liveness, interfaces FROM runs ORDER BY number DESC LIMIT 1"
+        self.rule = (ask("int int text text", statement) or [None])[0]  # None = an old store does not say
+        firsts = "SELECT min(start) FROM runs UNION SELECT min(start) FROM sessions UNION SELECT min(wall) FROM events"
+        begins = [first for (first,) in ask("real?", firsts) if first is not None]
+        self.since = min([*begins, self.last])  # the first time that somebody watched
 
     def refusal(self, what: str, why: str, remedy: str = "name a store, such as %s/state.db" % STORES) -> Refusal:
         return Refusal("%s %s" % (printable(self.path), what), why, remedy, EXIT_FAILURE)
 
-    def ask(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-        return list(self.read(lambda database: database.execute(statement, values).fetchall()))
+    def ask(self, statement: str, values: Sequence[Any] = (), make: Callable[[Any], Any] = tuple) -> list[Any]:
+        return list(self.read(lambda database: list(map(make, database.execute(statement, values)))))
 
     def read(self, work: Callable[[Any], Any]) -> Any:
         """What `work` reads from the database, in one transaction."""
@@ -736,16 +706,15 @@ class Store:
             state = self.state()
             # SQLite leaves files beside a store that nobody has open, unless it knows that nobody changes it.
             mode = "mode=ro" if state is None else "mode=ro&immutable=1"
+            uri = "file:%s?%s" % (quote(os.fsencode(self.path)), mode)
             try:
-                uri = "file:%s?%s" % (quote(os.fsencode(self.path)), mode)
                 with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as database:
                     database.executescript("PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY")
                     database.executescript(OLDER if 0 < self.version < 3 else "")
                     database.execute("BEGIN")
                     found = work(database)
             except (sqlite3.Error, wg_monitor.StoreFault, ArithmeticError, TypeError, ValueError) as error:
-                why, remedy = wg_monitor.reason_of(error), "if it is damaged, a backup may help"
-                raise self.refusal("cannot be read", why, remedy) from None
+                raise self.refusal("cannot be read", reason_of(error), "a backup may help") from None
             if state is None or state == self.state():
                 return found  # otherwise a monitor has begun to write to it
 
@@ -757,15 +726,16 @@ class Store:
         return status.st_ino, status.st_size, status.st_mtime_ns
 
     def history(self, query: Query, now: float) -> History:
-        old = "%s is of an older version, which did not record when nobody watched." % printable(self.path)
-        watched = Period(self.since, self.last)
         gaps = [gap for gap in self.gaps if not query.interfaces or gap.interface in (None, *query.interfaces)]
-        notes = [old] if self.version < 3 else []
-        return History(self.gateway, self.path, watched, gaps, partial(self.sessions, query, now), notes)
+        old = "%s is of an older version, which did not record when nobody watched." % printable(self.path)
+        strange = sorted(query.interfaces - {change[0] for change in self.changes})
+        notes = ["No peer of %s was ever recorded." % printable(name) for name in strange] + [old] * (self.version < 3)
+        sessions = partial(self.sessions, query, now)
+        return History(self.gateway, self.path, Period(self.since, self.last), gaps, sessions, notes)
 
     def is_watching(self, now: float) -> bool:
         # A monitor that runs may be blind.
-        return self.monitor != "" and (self.rule is None or now - self.last <= 2 * self.rule[0] + 1)
+        return self.monitor and (self.rule is None or now - self.last <= 2 * self.rule[0] + 1)
 
     def sessions(self, query: Query, now: float, period: Period) -> Iterator[Session]:
         """Those that a query asks for and that overlap a period, in the order of their beginnings."""
@@ -777,8 +747,7 @@ class Store:
         kept: list[Session] = []
         after, before, more = -1, self.newest + 1, True  # whether younger ones go on is unknown
         while more:
-            limits = [period.until, period.since, after, before, *values]
-            batch = self.read(partial(lambda limits, db: list(map(convert, db.execute(statement, limits))), limits))
+            batch = self.ask(statement, [period.until, period.since, after, before, *values], convert)
             kept += filter(wanted, batch)
             kept.sort(key=BEGINNING)
             more = len(batch) == BATCH and not len(kept) >= query.last > 0
@@ -790,20 +759,16 @@ class Store:
 
     def find(self, text: str) -> set[str]:
         """The keys of the peers that a text means: a name, a key, the beginning of a key, or a short key."""
-        named = {key for (_, key), name in self.names.items() if text == name}
-        named = named or {key for (key,) in self.ask("SELECT DISTINCT public_key FROM sessions WHERE name = ?", [text])}
+        text = text.encode("utf-8", "replace").decode()  # SQLite takes no half of a character
         first = text.partition("...")[0]
-        if named or not first:
-            return named
-        statement = "SELECT DISTINCT public_key FROM sessions WHERE public_key >= ? AND public_key < ?"
-        keys = {key for (key,) in self.ask(statement, [first, first + "~"])}
-        keys |= {change[1] for change in self.changes} | {key for _, key in self.names}
-        return one_key(text, {key for key in keys if means(text, key)})
+        statement = "SELECT DISTINCT public_key, name FROM sessions WHERE name = ? OR public_key BETWEEN ? AND ?"
+        former = [*self.ask(statement, [text, first, first + "~"]), *((change[1], "") for change in self.changes)]
+        now = [(key, name) for (_, key), name in self.names.items()]
+        return {key for key, name in now if name == text} or keys_meant(text, now + former)
 
     def converter(self, now: float) -> Callable[[Any], Session]:
         # Makes a session of a row.
-        state_now = ONLINE if self.is_watching(now) else UNKNOWN
-        gateway = self.gateway
+        gateway, state_now = self.gateway, ONLINE if self.is_watching(now) else UNKNOWN
         ips: dict[Key, list[tuple[float, str | None]]] = {}
         for interface, key, since, networks in self.changes:
             ips.setdefault((interface, key), []).append((since, networks))
@@ -820,22 +785,21 @@ class Store:
             _ = interface + key + name + endpoints + reason  # TypeError: a foreign type
             if not (0 <= start <= EPOCH_MAX and 0 <= until <= EPOCH_MAX and 0 <= length <= EPOCH_MAX):
                 raise ValueError("session %d has an impossible time" % number)
-            if not (0 <= unwatched <= EPOCH_MAX and 0 <= (received or 0) + (sent or 0) <= 2 * COUNTER_MAX):
+            if not (0 <= unwatched <= EPOCH_MAX and 0 <= (received or 0) + (sent or 0) <= 2 * wg_monitor.COUNTER_MAX):
                 raise ValueError("session %d has an impossible count" % number)
-            changes = ips.get((interface, key), ())
-            allowed = (changes[0][1] if len(changes) == 1 else ips_at(changes, start)) or ""
-            figures = (tuple(endpoints.split(" ") if endpoints else ()), allowed, received, sent, unwatched, reason)
-            # Calling the class itself takes a third longer.
-            return tuple.__new__(
-                Session, (gateway, interface, key, name, number, start, until, state, length, *figures)
-            )
+            allowed: str | None = None
+            for since, networks in ips.get((interface, key), ()):  # it may connect before a reading shows it
+                allowed = networks if since <= start or allowed is None else allowed
+            who, figures = (gateway, interface, key, name, number), (received, sent, unwatched, reason)
+            places = (tuple(endpoints.split()), allowed or "")
+            return tuple.__new__(Session, (*who, start, until, state, length, *places, *figures))  # a third faster
 
         return convert
 
 
 def counted_since(past: int, count: int, before: int) -> int:
     # Bytes of an open session: SQLite could not add them without an overflow.
-    return min(max(0, past + count - before), COUNTER_MAX)
+    return min(max(0, past + count - before), wg_monitor.COUNTER_MAX)
 
 
 def rows(database: Any, kinds: str, statement: str) -> list[Any]:
@@ -847,7 +811,7 @@ def rows(database: Any, kinds: str, statement: str) -> list[Any]:
     return list(found)
 
 
-def condition(query: Query, held: Iterable[Key]) -> tuple[str, list[Any]]:
+def condition(query: Query, held: Held) -> tuple[str, list[Any]]:
     # The part of a query that SQLite decides, and its values. It may let more pass than asked for.
     where, values = "", []  # type: str, list[Any]
     holders = {key for _, key in held}
@@ -858,14 +822,6 @@ def condition(query: Query, held: Iterable[Key]) -> tuple[str, list[Any]]:
         where += " AND (instr(endpoints, ?) OR +public_key IN (%s))" % ", ".join("?" * len(holders))
         values += [query.address, *holders]
     return where, values
-
-
-def ips_at(changes: Sequence[tuple[float, str | None]], wall: float) -> str | None:
-    # The allowed IPs of a peer at a time. It may have connected before the first reading that showed it.
-    current: str | None = None
-    for since, ips in changes:
-        current = ips if since <= wall or current is None else current
-    return current
 
 
 # --- Trails -------------------------------------------------------------------------------------------------------
@@ -1843,10 +1799,86 @@ ROWS_MEASURED = 1000  # the first ones, before a table is laid out
 class Column(NamedTuple):
     title: str
     cell: Callable[[Any], str]
-    rank: int = 0  # the lowest gives way first, if the terminal is too narrow; 0 = it stays
-    brief: Callable[[Any], str] | None = None  # what it then shows instead
+    brief: Callable[[Any], str] | None = None  # what it shows instead if the terminal is too narrow
     right: bool = False
     colour: str = ""
+    rank: int = 0
+
+
+# Titles and ranks: if the terminal is too narrow, the column with the lowest rank gives way first; 0 = it stays.
+LAYOUTS = {
+    "status": {"PEER": 6, "STATE": 0, "SINCE": 5, "ENDPOINT": 4, "HANDSHAKE": 3, "RECEIVED": 2, "SENT": 1},
+    "sessions": {"GATEWAY": 10, "PEER": 5, "IFACE": 7, "CONNECTED": 4, "UNTIL": 4, "LENGTH": 8, "ENDPOINT": 9,
+                 "TUNNEL ADDRESS": 3, "RECEIVED": 2, "SENT": 1, "ENDED": 6},
+    "summary": {"GATEWAY": 10, "PEER": 5, "IFACE": 7, "SESSIONS": 0, "ONLINE": 0, "SHARE": 9, "LONGEST": 6, "MEDIAN": 3,
+                "BREAKS/H": 2, "RECEIVED": 8, "SENT": 8, "ADDRESSES": 1},
+    "by": {"WHEN": 0, "SESSIONS": 3, "PEERS": 4, "ONLINE": 0, "RECEIVED": 2, "SENT": 1, "NOT WATCHED": 5},
+}  # fmt: skip
+
+
+def columns_of(layout: str, zone: Zone, now: float, gateways: bool = False) -> list[Column]:
+    def whose(item: Any, text: Callable[[str], str]) -> str:
+        key = item.peer[:8] + "..." if len(item.peer) > 40 else item.peer  # which a text trail has shortened
+        return text(printable(item.name, 64)) or printable(key) or "all"
+
+    def ago(wall: float | None) -> str:
+        return length_text(now - wall) if wall else "never"
+
+    def until(s: Session, brief: bool = False) -> str:
+        # The star says that nobody watched for a part of the session.
+        text, still = end_text(s.until, s.start, zone), "still on" if brief else "still connected"
+        ends = {ENDED: text[-14:-3] if brief else text, ONLINE: still, UNKNOWN: "unknown"}
+        return ends[s.state] + "*" * (s.unwatched > 0)
+
+    def tunnel(s: Session) -> str:
+        return printable(wg_monitor.ips_text(s.allowed_ips).partition(": ")[2][:-1], 40)
+
+    def endpoint(item: Any) -> str:
+        more = len(item.endpoints) - 1 if isinstance(item, Session) else 0
+        last = item.endpoint if isinstance(item, Peer) else "".join(item.endpoints[-1:])
+        return (printable(last) or "-") + " (+%d)" % more * (more > 0)
+
+    def size(item: Any, name: str) -> str:
+        count = getattr(item, name if isinstance(item, Session) else name + "_bytes")
+        mark = "+" * getattr(item, "beyond", False) + "~" * getattr(item, "estimated", False)
+        return (size_text(count) or "-") + mark * bool(count)
+
+    number, length = partial(Column, right=True), partial(Column, right=True, colour=CYAN)
+    columns = [
+        Column("GATEWAY", lambda i: printable(i.gateway, 64)),
+        Column("PEER", lambda i: whose(i, str), lambda i: whose(i, lambda name: fit(name, 14)), colour=YELLOW_BOLD),
+        Column("IFACE", lambda i: printable(i.interface), colour=GREEN_BOLD),
+        Column("STATE", lambda p: "online" if p.online else "offline"),
+        Column("SINCE", lambda p: "unknown" if p.handshake and not p.since else ago(p.since), colour=CYAN),
+        Column("HANDSHAKE", lambda p: ago(p.handshake) + " ago" * bool(p.handshake), colour=CYAN),
+        Column("CONNECTED", lambda s: zone.stamp(s.start), lambda s: zone.stamp(s.start)[:16]),
+        Column("UNTIL", until, partial(until, brief=True)),
+        Column("LENGTH", lambda s: length_text(s.length), colour=CYAN),
+        Column("ENDPOINT", endpoint),
+        Column("TUNNEL ADDRESS", tunnel),
+        Column("ENDED", lambda s: printable(s.reason)),
+        Column("WHEN", lambda u: u.unit),
+        number("SESSIONS", lambda t: str(t.sessions)),
+        number("PEERS", lambda u: str(u.peers)),
+        length("ONLINE", lambda t: length_text(t.online_s)),
+        number("SHARE", lambda t: "" if t.share is None else "%.1f %%" % (100 * t.share)),
+        length("LONGEST", lambda t: length_text(t.longest_s)),
+        length("MEDIAN", lambda t: length_text(t.median_s)),
+        number("BREAKS/H", lambda t: "%.2f" % (t.interruptions_per_hour or 0)),
+        length("RECEIVED", lambda i: size(i, "received")),
+        length("SENT", lambda i: size(i, "sent")),
+        number("ADDRESSES", lambda t: str(t.addresses)),
+        number("NOT WATCHED", lambda u: length_text(u.unwatched_s) if u.unwatched_s else ""),
+    ]
+    titles = {column.title: column for column in columns}
+    ranks = {title: rank for title, rank in LAYOUTS[layout].items() if gateways or title != "GATEWAY"}
+    return [titles[title]._replace(rank=rank) for title, rank in ranks.items()]
+
+
+def end_text(stop: float, start: float, zone: Zone) -> str:
+    # The time alone if it is on the day of the beginning.
+    text = zone.stamp(stop)
+    return text[11:] if text[:10] == zone.stamp(start)[:10] else text
 
 
 # A table that fits the first rows and the terminal: its columns give way in the order of their ranks, and no line is
@@ -1854,35 +1886,37 @@ class Column(NamedTuple):
 class Table:
     def __init__(self, columns: Sequence[Column], first: Sequence[Any], indent: str = "") -> None:
         self.room, self.indent, self.paint = max(1, get_terminal_size().columns - len(indent)), indent, Paint()
-        self.gone: list[str] = []  # the titles of columns that gave way
-        self.columns = list(columns)
-        self.widths = [self.measure(column, first) for column in columns]
-        while sum(self.widths) + 2 * len(self.widths) - 2 > self.room and any(column.rank for column in self.columns):
-            place = min(range(len(self.columns)), key=lambda n: self.columns[n].rank or 99)
-            column = self.columns[place]
-            if column.brief is None:
-                self.gone.append(column.title)
-                del self.columns[place], self.widths[place]
-            else:
-                self.columns[place] = column = column._replace(cell=column.brief, rank=0)
-                self.widths[place] = self.measure(column, first)
 
-    def measure(self, column: Column, items: Iterable[Any]) -> int:
-        return max([width_of(column.title), *(width_of(column.cell(item)) for item in items)])
+        def measured(column: Column) -> tuple[Column, int]:
+            return column, max([width_of(column.title), *(width_of(column.cell(item)) for item in first)])
+
+        laid = {column.title: measured(column) for column in columns}
+        ranked = sorted((column for column in columns if column.rank), key=lambda column: column.rank)
+        for column in ranked:
+            if sum(width + 2 for _, width in laid.values()) - 2 <= self.room:
+                break
+            if column.brief is None:
+                del laid[column.title]
+            else:
+                laid[column.title] = measured(column._replace(cell=column.brief))
+        self.laid = list(laid.values())
+        gone = ", ".join(column.title for column in ranked if column.title not in laid)
+        self.notes = ["Too narrow for: %s." % gone] if gone and first else []
 
     def row(self, item: Any = None) -> str:
         # Without an item: the heading.
-        cells = [column.title if item is None else column.cell(item) for column in self.columns]
-        cells = [pad(cell, width, column.right) for column, cell, width in zip(self.columns, cells, self.widths)]
-        line = "  ".join(cells).rstrip()
-        if width_of(line) > self.room:
-            return self.indent + fit(line, self.room)
-        if self.paint.on:
-            line = "  ".join(self.paint(c, o.colour if item else DIM) for c, o in zip(cells, self.columns)).rstrip()
-        return self.indent + line
+        line, painted = "", ""
+        for column, width in self.laid:
+            cell = column.title if item is None else column.cell(item)
+            space = " " * (width - width_of(cell))
+            cell = space + cell if column.right else cell + space
+            line += cell + "  "
+            painted += self.paint(cell, DIM if item is None else column.colour) + "  "
+        narrow = width_of(line.rstrip()) > self.room
+        return self.indent + (fit(line.rstrip(), self.room) if narrow else painted.rstrip())
 
-    def notes(self) -> list[str]:
-        return ["Too narrow for: %s. --format csv shows all." % ", ".join(self.gone)] if self.gone else []
+    def show(self, items: Sequence[Any]) -> None:
+        print("".join(self.row(item) + "\n" for item in ([None, *items] if items else ())), end="")
 
 
 def write_json(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -1917,6 +1951,17 @@ def show_notes(notes: Iterable[str], table: bool) -> None:
         print("\n".join(lines), file=sys.stdout if table else sys.stderr)
 
 
+def fields_of(item: Any, zone: Zone) -> dict[str, Any]:
+    # A peer or a sum as programs read it.
+    fields = {}
+    for name, value in item._asdict().items():
+        if name in ("since", "start", "stop", "handshake", "last_reading"):
+            value = zone.rfc3339(value) if value else None
+        if value != "" or name != "gateway":  # there is only one
+            fields[name] = None if value == "" and name != "allowed_ips" else value
+    return fields
+
+
 # --- The command status -------------------------------------------------------------------------------------------
 
 
@@ -1924,15 +1969,16 @@ def show_notes(notes: Iterable[str], table: bool) -> None:
 class Peer(NamedTuple):
     gateway: str
     interface: str
-    key: str
+    peer: str  # the whole public key
     name: str
     online: bool
     since: float | None  # None = unknown, or it was never online
     endpoint: str
     allowed_ips: str
     handshake: int  # the last one known; 0 = never
-    received: int | None  # in the session; None = it is offline
-    sent: int | None
+    received_bytes: int | None  # in the session; None = it is offline
+    sent_bytes: int | None
+    last_reading: float | None
 
 
 Probed = Tuple[wg_monitor.Probe, wg_monitor.Answer]  # a run of `wg show all dump`, to be parsed for each store
@@ -1945,23 +1991,13 @@ def run_wg() -> Probed:
     try:
         probe.start("all", "dump")
     except OSError as error:
-        raise Refusal("wg cannot be run", wg_monitor.reason_of(error), "try 'wg show'", EXIT_FAILURE) from None
+        raise Refusal("wg cannot be run", reason_of(error), "try 'wg show'", EXIT_FAILURE) from None
     while answer is None:
         time.sleep(0.002)
         answer = probe.answer()
     if answer.why:
         raise Refusal("wg gave no answer", answer.why, "try 'wg show'", EXIT_FAILURE)
     return probe, answer
-
-
-# Loads the state table as the monitor does, without the lock and the files of a writer.
-class Loader(wg_monitor.Store):
-    def __init__(self, database: Any) -> None:
-        self.database = database
-
-    def table(self, wanted: frozenset[str], rebooted: wg_monitor.Moment | None) -> wg_monitor.Table:
-        complete = self.database.execute("SELECT complete FROM monitor").fetchone()
-        return self.load_table(wanted, None if rebooted or not complete else complete[0], rebooted)[0]
 
 
 def load_table(store: Store | None, now: wg_monitor.Moment, settings: Any = None) -> tuple[wg_monitor.Table, Any]:
@@ -1973,7 +2009,14 @@ def load_table(store: Store | None, now: wg_monitor.Moment, settings: Any = None
         saved = zip(("INTERVAL", "THRESHOLD", "LIVENESS", "INTERFACE"), map(str, store.rule))
         settings = wg_monitor.parse_settings({}, dict(saved))
     rebooted = None if store.boot_id in ("", wg_monitor.boot_id()) else now
-    return store.read(lambda database: Loader(database).table(settings.interface, rebooted)), settings
+
+    def load(database: Any) -> wg_monitor.Table:
+        reader = wg_monitor.Store.__new__(wg_monitor.Store)  # without the lock and the files of a writer
+        reader.database = database
+        complete = (database.execute("SELECT complete FROM monitor").fetchone() or [None])[0]
+        return reader.load_table(settings.interface, None if rebooted else complete, rebooted)[0]
+
+    return store.read(load), settings
 
 
 def decide_by_wg(table: wg_monitor.Table, settings: wg_monitor.Settings, probed: Probed) -> Iterable[Key]:
@@ -1985,68 +2028,30 @@ def decide_by_wg(table: wg_monitor.Table, settings: wg_monitor.Settings, probed:
     return reading.present or ()
 
 
-def peers_of(store: Store | None, probed: Probed | None, now: wg_monitor.Moment) -> tuple[list[Peer], wg_monitor.Table]:
-    """The peers as the store shows them; with a run of `wg`, as the monitor would see them in its next reading."""
-    table, settings = load_table(store, now)
-    names: Mapping[Key, str] = {} if store is None else store.names
-    if probed is not None:
-        decide_by_wg(table, settings, probed)
-    peers = []
+def peers_of(table: wg_monitor.Table, store: Store | None) -> Iterator[Peer]:
+    gateway, names, last = (store.gateway, store.names, store.last) if store else ("", {}, None)
     for key, row in table.rows.items():
         session, received, sent = row.session, None, None  # type: Any, int | None, int | None
         since = row.ended.wall if row.ended.wall > 0 else float(row.shown)
-        if session is not None:
-            since, before = (
-                session.start,
-                (session.received_before, session.sent_before) if store is not None else (0, 0),
-            )
-            received = counted_since(row.past_rx, row.rx, before[0])
-            sent = counted_since(row.past_tx, row.tx, before[1])
-        known = max(0.0, min(since, EPOCH_MAX)) or None if store is not None else None
-        address: tuple[Any, ...] = (row.endpoint, row.allowed_ips, row.shown, received, sent)
-        gateway = "" if store is None else store.gateway
-        peers.append(Peer(gateway, *key, names.get(key, ""), session is not None, known, *address))
-    return peers, table
+        if session is not None:  # which without a store has just begun
+            since = session.start
+            received = counted_since(row.past_rx, row.rx, session.received_before if store else 0)
+            sent = counted_since(row.past_tx, row.tx, session.sent_before if store else 0)
+        known = max(0.0, min(since, EPOCH_MAX)) or None if store else None
+        figures: Any = (row.endpoint, row.allowed_ips, row.shown, received, sent, last)
+        yield Peer(gateway, *key, names.get(key, ""), session is not None, known, *figures)
 
 
 SORTS: dict[str, Callable[[Peer], Any]] = {
-    "name": lambda peer: (not peer.name, peer.name, peer.key),
+    "": lambda peer: (not peer.online, *SORTS["name"](peer)),
+    "name": lambda peer: (not peer.name, peer.name, peer.peer),
     "since": lambda peer: -(peer.since or 0),
     "handshake": lambda peer: -peer.handshake,
-    "traffic": lambda peer: -((peer.received or 0) + (peer.sent or 0)),
+    "traffic": lambda peer: -((peer.received_bytes or 0) + (peer.sent_bytes or 0)),
 }
 
 
-def peer_fields(p: Peer, last: float | None, zone: Zone) -> dict[str, Any]:
-    since, handshake, reading = (zone.rfc3339(wall) if wall else None for wall in (p.since, p.handshake, last))
-    fields: dict[str, Any] = {"gateway": p.gateway} if p.gateway else {}
-    fields.update(interface=p.interface, peer=p.key, name=p.name or None, online=p.online, since=since)
-    fields.update(endpoint=p.endpoint or None, allowed_ips=p.allowed_ips, handshake=handshake)
-    return {**fields, "received_bytes": p.received, "sent_bytes": p.sent, "last_reading": reading}
-
-
-def peer_columns(now: float) -> list[Column]:
-    def ago(p: Peer) -> str:
-        return length_text(now - p.handshake) + " ago" if p.handshake else "never"
-
-    def brief(p: Peer) -> str:
-        return brief_name(p.name, p.key)
-
-    def since(p: Peer) -> str:
-        return length_text(now - p.since) if p.since else "unknown" if p.handshake else "never"
-
-    return [
-        Column("PEER", lambda p: printable(p.name, 64) or brief_name("", p.key), 6, brief, colour=YELLOW_BOLD),
-        Column("STATE", lambda p: "online" if p.online else "offline"),
-        Column("SINCE", since, 5, colour=CYAN),
-        Column("ENDPOINT", lambda p: printable(p.endpoint) or "-", 4),
-        Column("HANDSHAKE", ago, 3, colour=CYAN),
-        Column("RECEIVED", lambda p: size_text(p.received) or "-", 2, right=True, colour=CYAN),
-        Column("SENT", lambda p: size_text(p.sent) or "-", 1, right=True, colour=CYAN),
-    ]
-
-
-def heading(name: str, peers: Sequence[Peer], up: bool, store: Store | None, now: float, zone: Zone) -> str:
+def heading(name: str, peers: AbstractSet[Peer], up: bool, store: Store | None, now: float, zone: Zone) -> str:
     # wg0  2 of 3 online, watched since 2026-11-20 09:12, last reading 12s ago
     parts = ["%s  %d of %d online" % (printable(name), sum(peer.online for peer in peers), len(peers))]
     parts += [] if up else ["the interface is down"]
@@ -2056,7 +2061,7 @@ def heading(name: str, peers: Sequence[Peer], up: bool, store: Store | None, now
     trouble = "the monitor reads nothing" if store.monitor else "no monitor runs"
     parts.append("watched since %s" % zone.stamp(since)[:16] if store.is_watching(now) else trouble)
     parts.append("last reading %s ago" % length_text(now - store.last) if store.last else "no reading yet")
-    return ", ".join(parts)
+    return (printable(store.gateway) + ": " if store.gateway else "") + ", ".join(parts)
 
 
 def status(words: Sequence[str]) -> int:
@@ -2064,11 +2069,12 @@ def status(words: Sequence[str]) -> int:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--online", action="store_true", help="only the peers that are online")
     group.add_argument("--offline", action="store_true", help="only the peers that are offline")
-    parser.add_argument("--sort", choices=sorted(SORTS), help="default: who is online, then by name")
+    parser.add_argument("--sort", choices=sorted(SORTS)[1:], default="", help="default: who is online, then by name")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.epilog = EXIT_CODES.replace("usage,", "usage, 3 a peer that --peer names is offline,")
     options = parser.parse_args(words)
     zone, now = Zone(options.timezone), wg_monitor.moment()
+    names = frozenset(",".join(options.interface).split(",")) - {""}
     stores = open_stores(options.store, needed=False)
     notes = ["%s: %s." % (printable(s.gateway), printable(s.path)) for s in stores if s.gateway]
     probed: Probed | None = None
@@ -2079,42 +2085,37 @@ def status(words: Sequence[str]) -> int:
             if not stores:
                 raise
             notes.append("Handshakes and bytes are as old as the last checkpoint. %s." % refusal)
-    parts, wanted = [], set()  # type: list[tuple[Any, str, bool, list[Peer]]], set[Peer]
-    names = names_of(options.interface)
+    links: list[tuple[str, set[Peer], str]] = []  # of each interface: its name, its peers and a heading
     for store in stores or (None,):
-        peers, table = peers_of(store, probed, now)
-        links = table.interfaces.keys() | {peer.interface for peer in peers}
-        for name in sorted(links & names if names else links):
+        table, settings = load_table(store, now)
+        if probed is not None:
+            decide_by_wg(table, settings, probed)
+        there = list(peers_of(table, store))
+        for name in sorted(table.interfaces.keys() | {peer.interface for peer in there}):
+            peers = {peer for peer in there if peer.interface == name}
             up = name not in table.interfaces or table.interfaces[name].up
-            parts.append((store, name, up, [peer for peer in peers if peer.interface == name]))
-    everyone = [peer for *_, peers in parts for peer in peers]
-    for text in options.peer:
-        found = {peer for peer in everyone if peer.name == text} or {peer for peer in everyone if means(text, peer.key)}
-        one_key(text, {peer.key for peer in found if peer.name != text})
-        if not found:
-            raise unknown_peer(text)
-        wanted |= found
-    shown = []
-    for store, name, up, peers in parts:
-        peers = [peer for peer in peers if not options.peer or peer in wanted]
-        if peers or not options.peer:
-            peers.sort(key=SORTS[options.sort or "name"])
-            peers = peers if options.sort else sorted(peers, key=lambda peer: not peer.online)
-            text = heading(name, peers, up, store, now.wall, zone)
-            chosen = [p for p in peers if p.online >= options.online and p.online <= (not options.offline)]
-            shown.append((store, name, text, chosen))
+            links.append((name, peers, heading(name, peers, up, store, now.wall, zone)))
+    links = [link for link in links if not names or link[0] in names]
+    wanted = everyone = set().union(*(peers for _, peers, _ in links))
+    if options.peer:
+        pairs = [(peer.peer, peer.name) for peer in everyone]
+        keys = set().union(*(known(text, keys_meant(text, pairs)) for text in options.peer))
+        wanted = {peer for peer in everyone if peer.peer in keys}
+    chosen = sorted(wanted, key=lambda peer: (SORTS[options.sort](peer), peer[:3]))
+    chosen = [peer for peer in chosen if peer.online >= options.online and peer.online <= (not options.offline)]
     if options.json:
-        write_json(peer_fields(p, s and s.last, zone) for s, _, _, peers in shown for p in peers)
+        write_json(fields_of(peer, zone) for peer in chosen)
     else:
-        layout = Table(peer_columns(now.wall), [peer for *_, peers in shown for peer in peers], "  ")
-        for store, name, text, peers in shown:
-            where = "%s: " % printable(store.gateway) if store is not None and store.gateway else ""
-            line = fit(where + text, layout.room + 2)
+        layout = Table(columns_of("status", zone, now.wall), chosen, "  ")
+        shown = [link for link in links if not options.peer or link[1] & wanted]
+        for name, peers, line in shown:
+            line = fit(line, layout.room + 2)
             print(line.replace(printable(name), layout.paint(printable(name), GREEN_BOLD), 1))
-            print("".join(line + "\n" for line in map(layout.row, [None, *peers] if peers else [])), end="")
+            layout.show([peer for peer in chosen if peer in peers])
         notes = ["No such WireGuard interface." if names else "No WireGuard interface."] * (not shown) + notes
+        notes += layout.notes
     show_notes(notes, not options.json)
-    return EXIT_OFFLINE if any(not peer.online for peer in wanted) else 0
+    return EXIT_OFFLINE if options.peer and not all(peer.online for peer in wanted) else 0
 
 
 # --- The command sessions -----------------------------------------------------------------------------------------
@@ -2135,156 +2136,48 @@ def session_fields(s: Session, zone: Zone) -> dict[str, Any]:
     return {"gateway": s.gateway, **fields} if s.gateway else fields
 
 
-def end_text(stop: float, start: float, zone: Zone) -> str:
-    # The time alone if it is on the day of the beginning.
-    text = zone.stamp(stop)
-    return text[11:] if text[:10] == zone.stamp(start)[:10] else text
-
-
-def until_text(session: Session, zone: Zone, brief: bool = False) -> str:
-    # The star says that nobody watched for a part of the session.
-    text = {ONLINE: "still on" if brief else "still connected", UNKNOWN: "unknown"}.get(session.state, "")
-    if not text:
-        text = end_text(session.until, session.start, zone)
-        text = text[5 * (len(text) > 8) : -3] if brief else text
-    return text + "*" if session.unwatched else text
-
-
-def endpoint_text(session: Session) -> str:
-    more = " (+%d)" % (len(session.endpoints) - 1) if len(session.endpoints) > 1 else ""
-    return printable(session.endpoints[-1]) + more if session.endpoints else "-"
-
-
-def hosts_text(session: Session) -> str:
-    # The tunnel addresses, or the networks if there is none: 10.0.0.2, 10.0.0.3
-    return printable(wg_monitor.ips_text(session.allowed_ips).partition(": ")[2][:-1], 40)
-
-
-def whose(text: Callable[[str, str], str]) -> Callable[[Any], str]:
-    return lambda item: text(item.name, item.peer) if item.peer else "all"
-
-
-def first_columns(gateways: bool) -> list[Column]:
-    # What sessions and sums begin with.
-    gateway = [Column("GATEWAY", lambda item: printable(item.gateway, 64), 10)]
-    peer = Column("PEER", whose(name_text), 4, whose(brief_name), colour=YELLOW_BOLD)
-    return gateway * gateways + [peer, Column("IFACE", lambda item: printable(item.interface), 7, colour=GREEN_BOLD)]
-
-
-def session_columns(zone: Zone) -> list[Column]:
-    return [
-        Column("CONNECTED", lambda s: zone.stamp(s.start), 5, lambda s: zone.stamp(s.start)[:16]),
-        Column("UNTIL", lambda s: until_text(s, zone), 5, lambda s: until_text(s, zone, brief=True)),
-        Column("LENGTH", lambda s: length_text(s.length), 8, colour=CYAN),
-        Column("ENDPOINT", endpoint_text, 9),
-        Column("TUNNEL ADDRESS", hosts_text, 3),
-        Column("RECEIVED", lambda s: size_text(s.received), 2, right=True, colour=CYAN),
-        Column("SENT", lambda s: size_text(s.sent), 1, right=True, colour=CYAN),
-        Column("ENDED", lambda s: printable(s.reason), 6),
-    ]
-
-
-def marked_size(field: str, flag: str, mark: str) -> Callable[[Any], str]:
-    return lambda item: size_text(getattr(item, field)) + mark * bool(getattr(item, flag) and getattr(item, field))
-
-
-def total_columns() -> list[Column]:
-    return [
-        Column("SESSIONS", lambda t: str(t.sessions), right=True),
-        Column("ONLINE", lambda t: length_text(t.online_s), right=True, colour=CYAN),
-        Column("SHARE", lambda t: "" if t.share is None else "%.1f %%" % (100 * t.share), 9, right=True),
-        Column("LONGEST", lambda t: length_text(t.longest_s), 5, right=True, colour=CYAN),
-        Column("MEDIAN", lambda t: length_text(t.median_s), 3, right=True, colour=CYAN),
-        Column("BREAKS/H", lambda t: "%.2f" % (t.interruptions_per_hour or 0), 2, right=True),
-        Column("RECEIVED", marked_size("received_bytes", "beyond", "+"), 8, right=True, colour=CYAN),
-        Column("SENT", marked_size("sent_bytes", "beyond", "+"), 8, right=True, colour=CYAN),
-        Column("ADDRESSES", lambda t: str(t.addresses), 1, right=True),
-    ]
-
-
-def usage_columns(unit: str) -> list[Column]:
-    return [
-        Column(unit.upper(), lambda u: u.unit),
-        Column("SESSIONS", lambda u: str(u.sessions), 3, right=True),
-        Column("PEERS", lambda u: str(u.peers), 4, right=True),
-        Column("ONLINE", lambda u: length_text(u.online_s), right=True, colour=CYAN),
-        Column("RECEIVED", marked_size("received_bytes", "estimated", "~"), 2, right=True, colour=CYAN),
-        Column("SENT", marked_size("sent_bytes", "estimated", "~"), 1, right=True, colour=CYAN),
-        Column("NOT WATCHED", lambda u: length_text(u.unwatched_s) if u.unwatched_s else "", 5, right=True),
-    ]
-
-
-def show_sessions(stream: Iterable[Session], gaps: Iterable[Gap], columns: Sequence[Column], zone: Zone) -> list[str]:
+def show_sessions(stream: Iterator[Session], gaps: Iterable[Gap], columns: Sequence[Column], zone: Zone) -> list[str]:
     """Prints a table, with the time that nobody watched in lines of its own. Returns what there is to say about it."""
-    table, waiting, count, spans = Table([], []), deque(gaps), 0, False
-    peers: set[Any] = set()
-    stream = iter(stream)
-    for batch in iter(lambda: list(islice(stream, ROWS_MEASURED)), []):
-        lines = []
-        if not count:
-            table = Table(columns, batch)
-            lines.append(table.row())
-        for session in batch:
-            while waiting and waiting[0].start <= session.start:
-                lines.append(gap_line(waiting.popleft(), table, zone))
-            lines.append(table.row(session))
-            spans |= session.unwatched > 0
-            peers.add(session[:3])
-        count += len(batch)
-        print("\n".join(lines))
-    print("".join(gap_line(gap, table, zone) + "\n" for gap in waiting), end="")
-    numbers = (counted(count, "session"), counted(len(peers), "peer"))
+    first, count, spans, peers = list(islice(stream, ROWS_MEASURED)), 0, False, set()
+    table = Table(columns, first)
+    if first:
+        print(table.row())
+    items: Iterable[Any] = merge(gaps, chain(first, stream), key=BEGINNING)
+    for item in items:
+        if isinstance(item, Gap):
+            where = "[%s] " % printable(item.interface) if item.interface else ""
+            why = " (%s)" % printable(item.why) if item.why else ""
+            times = (zone.stamp(item.start), end_text(item.stop, item.start, zone))
+            text = "-- %snot watched from %s to %s%s" % (where, *times, why)
+            print(table.paint(fit(text, table.room), DIM))
+        else:
+            print(table.row(item))
+            count, spans = count + 1, spans or item.unwatched > 0
+            peers.add(item[:3])
     stars = ["* Nobody watched for a part of this session."] if spans else []
-    return stars + table.notes() + (["%s of %s." % numbers] if count else [])
+    found = "%s of %s." % (counted(count, "session"), counted(len(peers), "peer")) if count else "No session."
+    return [*stars, *table.notes, found]
 
 
-def gap_line(gap: Gap, table: Table, zone: Zone) -> str:
-    where = "[%s] " % printable(gap.interface) if gap.interface else ""
-    why = " (%s)" % printable(gap.why) if gap.why else ""
-    text = "%snot watched from %s to %s%s" % (where, zone.stamp(gap.start), end_text(gap.stop, gap.start, zone), why)
-    return table.paint(fit("-- " + text, table.room), DIM)
+MARKS = {
+    "beyond": "+ Includes the bytes of whole sessions that reach beyond the period.",
+    "estimated": "~ The bytes of a session that reaches beyond are spread evenly over its time.",
+}
 
 
-def show_sums(columns: Sequence[Column], items: Sequence[Any]) -> list[str]:
-    table = Table(columns, items)
-    print("\n".join(map(table.row, [None, *items])))
-    marks = {
-        "beyond": "+ Includes the bytes of whole sessions that reach beyond the period.",
-        "estimated": "~ The bytes of a session that reaches beyond are spread evenly over its time.",
-    }
-    return [text for flag, text in marks.items() if any(getattr(item, flag, False) for item in items)] + table.notes()
-
-
-def sum_fields(item: Any, zone: Zone) -> dict[str, Any]:
-    times = {name: zone.rfc3339(getattr(item, name)) for name in ("start", "stop") if hasattr(item, name)}
-    return {name: times.get(name, None if value == "" else value) for name, value in item._asdict().items()}
-
-
-def watched_texts(histories: Sequence[History], watching: Sequence[bool], zone: Zone) -> Iterator[str]:
-    # Where an answer comes from, and when it may be incomplete. `watching`: whether somebody watches now.
-    for history, watches in zip(histories, watching):
-        text = "nothing was recorded"
-        if watches:
-            text = "watched since %s" % zone.stamp(history.watched.since)
-        elif history.watched.until > history.watched.since:
-            text = "watched from %s to %s, and not since" % tuple(map(zone.stamp, history.watched))
-        name = "%s (%s): " % (printable(history.gateway), printable(history.path)) if history.gateway else ""
-        yield (name or text[0].upper()) + text[not name :] + "."
-        yield from history.notes
-
-
-def asked_text(options: Any, period: Period, zone: Zone) -> str:
-    # What was asked for, in words.
-    text = " of " + ", ".join(map(clean, options.peer)) if options.peer else ""
-    if period.since == period.until:
-        return text + " at " + zone.stamp(period.since)
-    text += " from %s" % zone.stamp(period.since) if period.since > -FOREVER else ""
-    return text + (" until %s" % end_text(period.until, period.since, zone) if period.until < FOREVER else "")
+def watched_text(history: History, watches: bool, zone: Zone) -> str:
+    # Where an answer comes from, and when it may be incomplete. `watches`: whether somebody watches now.
+    text = "Nothing was recorded."
+    if watches:
+        text = "Watched since %s." % zone.stamp(history.watched.since)
+    elif history.watched.until > history.watched.since:
+        text = "Watched from %s to %s, and not since." % tuple(map(zone.stamp, history.watched))
+    return "%s (%s): %s" % (printable(history.gateway), printable(history.path), text) if history.gateway else text
 
 
 def period_of(options: Any, now: float, zone: Zone) -> tuple[Period, list[str]]:
     # The period that is asked for, and what there is to say about it. Errors: Refusal.
-    if options.present is not None and (options.since is not None or options.until is not None):
+    if options.present and (options.since or options.until):
         raise Refusal("invalid usage", "--present goes without --since and --until", "see --help")
     begin, end = options.present or options.since, options.present or options.until
     since, note = parse_moment(begin, now, zone) if begin else (-FOREVER, "")
@@ -2295,33 +2188,36 @@ def period_of(options: Any, now: float, zone: Zone) -> tuple[Period, list[str]]:
     return Period(since, until), [text for text in dict.fromkeys((note, other)) if text]
 
 
-def query_of(options: Any, sources: Sequence[Any]) -> Query:
-    """Errors: Refusal."""
-    found: list[set[str]] = [set().union(*(source.find(text) for source in sources)) for text in options.peer]
-    for text, keys in zip(options.peer, found):
-        if not keys:
-            raise unknown_peer(text)
-    reasons, length = names_of(options.reason), (options.min_length or "0").lower().replace(" ", "")
-    if not reasons <= set(REASONS):
-        raise Refusal("--reason %s" % printable(min(reasons - set(REASONS))), "no session ends so", ", ".join(REASONS))
-    if not re.fullmatch("([0-9]{1,9}[wdhms])+|[0-9]{1,9}", length):
-        found_ = "--min-length %s" % printable(options.min_length)
-        raise Refusal(found_, "it is no length", "write it like 90s, 5m, 1h30m or 2d")
-    shortest = sum(int(n) * AGO_S[unit or "s"] for n, unit in re.findall("([0-9]+)([wdhms]?)", length))
-    who: tuple[Any, Any] = (frozenset().union(*found), frozenset(options.peer)) if found else (None, frozenset())
-    return Query(*who, names_of(options.interface), reasons, address_of(options.ip), float(shortest), options.last or 0)
+def a_number(text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,8}", text):
+        raise Refusal("--last %s" % printable(text), "it is no number of sessions", "use 1 or more")
+    return int(text)
 
 
-def address_of(text: str | None) -> str:
+def a_length(text: str) -> float:
+    if not re.fullmatch("([0-9]{1,9}[wdhms])+", text):
+        raise Refusal("--min-length %s" % printable(text), "it is no length", "write it like 90s, 5m, 1h30m or 2d")
+    return float(sum(int(n) * AGO_S[unit] for n, unit in re.findall("([0-9]+)(.)", text)))
+
+
+def an_address(text: str) -> str:
     # As `wg` prints it.
     import socket
 
-    family = socket.AF_INET6 if ":" in (text or "") else socket.AF_INET
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
     try:
-        return socket.inet_ntop(family, socket.inet_pton(family, text)) if text else ""
+        return socket.inet_ntop(family, socket.inet_pton(family, text))
     except (OSError, ValueError):
         remedy = "write it like 203.0.113.7, 10.0.0.2 or 2001:db8::7"
-        raise Refusal("--ip %s" % printable(text or ""), "it is no address", remedy) from None
+        raise Refusal("--ip %s" % printable(text), "it is no address", remedy) from None
+
+
+def query_of(options: Any, sources: Sequence[Any]) -> Query:
+    """Errors: Refusal."""
+    keys = [known(text, set().union(*(source.find(text) for source in sources))) for text in options.peer]
+    found, names = frozenset().union(*keys) if keys else None, frozenset(options.peer)
+    interfaces, reasons = frozenset(",".join(options.interface).split(",")) - {""}, frozenset(options.reason)
+    return Query(found, names, interfaces, reasons, options.ip or "", options.min_length, options.last)
 
 
 def sessions_parser() -> Any:
@@ -2330,10 +2226,11 @@ def sessions_parser() -> Any:
     add("-s", "--since", metavar="MOMENT", help="sessions that were open at or after this moment")
     add("-t", "--until", metavar="MOMENT", help="sessions that began before it; a day counts to its end")
     add("-p", "--present", metavar="MOMENT", help="who was connected then; a day counts as a whole")
-    add("-n", "--last", metavar="N", type=wg_monitor.whole_number(1, 10**9, "sessions"), help="only the newest N")
-    add("--ip", metavar="ADDRESS", help="that came from this address, or whose peer had this tunnel address then")
-    add("--reason", metavar="REASON", action="append", default=[], help="that ended so: " + ", ".join(REASONS))
-    add("--min-length", metavar="LENGTH", help="that lasted so long: 90s, 5m, 1h30m")
+    add("-n", "--last", metavar="N", type=a_number, default=0, help="only the newest N")
+    ip = "that came from this address, or whose peer had this tunnel address then"
+    add("--ip", metavar="ADDRESS", type=an_address, help=ip)
+    add("--reason", choices=REASONS, action="append", default=[], help="that ended so; repeatable")
+    add("--min-length", metavar="LENGTH", type=a_length, default=0.0, help="that lasted so long: 90s, 5m, 1h30m")
     sums.add_argument("--summary", action="store_true", help="one line for each peer, and one for all")
     sums.add_argument("--by", choices=("day", "week", "month"), help="usage over time")
     add("--format", choices=("table", "json", "csv", "html"), default="table", help="default: table; html: a page")
@@ -2346,7 +2243,8 @@ def sessions_parser() -> Any:
 
 def sessions(words: Sequence[str]) -> int:
     options = sessions_parser().parse_args(words)
-    if options.format == "html" and (options.summary or options.by):
+    table, sums = options.format == "table", options.summary or options.by
+    if options.format == "html" and sums:
         raise Refusal("--format html", "it shows sessions and sums at once", "leave out --summary and --by")
     if options.from_log and options.store:
         raise Refusal("--from-log", "it reads trails instead of a store", "leave out --store")
@@ -2356,45 +2254,44 @@ def sessions(words: Sequence[str]) -> int:
     sources = sources or [Trails(options.from_log, zone, options.verbose)]
     query = query_of(options, sources)
     histories = [source.history(query, now) for source in sources]
-    streams = [history.sessions(period) for history in histories]
-    stream: Iterable[Session] = streams[0] if len(streams) == 1 else merge(*streams, key=BEGINNING)
-    asked = period
+    stream: Iterator[Session] = merge(*(history.sessions(period) for history in histories), key=BEGINNING)
     if query.last:
-        stream = newest = deque(stream, query.last)
+        newest = deque(stream, query.last)
+        stream = iter(newest)
         period = period._replace(since=max(period.since, newest[0].start)) if newest else period
     gaps = [gap for h in histories for gap in h.gaps if gap.start < period.until and gap.stop > period.since]
     gateways = any(history.gateway for history in histories)
-    names: Sequence[str] = ("gateway", *SESSION_FIELDS) if gateways else SESSION_FIELDS
-    items: list[Any] | None = None
-    columns = [*first_columns(gateways), *session_columns(zone)]
+    items: Any = stream
+    names = (*["gateway"] * gateways, *SESSION_FIELDS)
+    columns = columns_of("summary" if options.summary else "by" if options.by else "sessions", zone, now, gateways)
     if options.by:
         items, names = list(add_up_by(options.by, stream, histories, period, zone)), Usage._fields
-        columns = usage_columns(options.by)
     elif options.summary:
         totals, total = add_up(stream, histories, period)
         items, names = [*sorted(totals, key=lambda t: (not t.name, t.name, t[:3])), total], Total._fields
-        columns = [*first_columns(gateways), *total_columns()]
     if options.format == "html":
         reconfigure(encoding="utf-8")  # as the page says, whatever the locale
         sys.stdout.writelines(page(stream, histories, period, now, zone, options.lang == "zh", notes))
         return 0
-    if options.format == "table" and items is not None:
-        notes += show_sums(columns, items)
-    elif options.format == "table":
-        found = show_sessions(stream, sorted(gaps, key=BEGINNING), columns, zone)
-        notes += found or ["No session%s." % asked_text(options, asked, zone)]
+    if table and sums:
+        layout = Table(columns, items)
+        layout.show(items)
+        notes += [text for flag, text in MARKS.items() if any(getattr(item, flag, False) for item in items)]
+        notes += layout.notes
+    elif table:
+        notes += show_sessions(stream, sorted(gaps, key=BEGINNING), columns, zone)
     else:
-        fields: Callable[[Any, Zone], dict[str, Any]] = session_fields if items is None else sum_fields
-        rows = (fields(item, zone) for item in (stream if items is None else items))
+        rows = ((fields_of if sums else session_fields)(item, zone) for item in items)
         if options.format == "json":
             write_json(rows)
         else:
-            write_csv(names, (dict(row, endpoints=" ".join(row.get("endpoints", ()))) for row in rows))
-        notes += [] if not gaps else ["In %s nobody watched: the table shows them." % counted(len(gaps), "period")]
-    told = [source.is_watching(now) for source in sources]
-    if options.format == "table" or not all(told):
-        notes += watched_texts(histories, told, zone)
-    show_notes(notes, options.format == "table")
+            write_csv(names, rows)
+        notes += ["In %s nobody watched: the table shows them." % counted(len(gaps), "period")] * bool(gaps)
+    for source, history in zip(sources, histories):
+        if table or not source.is_watching(now):
+            notes.append(watched_text(history, source.is_watching(now), zone))
+        notes += history.notes
+    show_notes(notes, table)
     return 0
 
 
@@ -2411,13 +2308,6 @@ class Entry(NamedTuple):
     note: str
 
 
-def known_keys(path: str) -> set[str]:
-    """The keys of the peers that exist: in the store, or without one, in a run of `wg`. Errors: Refusal, OSError."""
-    if os.path.lexists(path):
-        return {key for _, key in Store("", path).names}
-    return {key for _, key in decide_by_wg(*load_table(None, wg_monitor.moment()), run_wg())}
-
-
 def entries_of(paths: Sequence[str], keys: set[str], notes: list[str]) -> Iterator[Entry]:
     first: dict[str, str] = {}  # where the name stands that counts
     for path in wg_monitor.Names(paths).list_files():
@@ -2425,7 +2315,7 @@ def entries_of(paths: Sequence[str], keys: set[str], notes: list[str]) -> Iterat
             with wg_monitor.open_names(path) as opened:
                 text = opened.read(wg_monitor.NAMES_MAX)
         except OSError as error:
-            notes.append("%s: %s." % (printable(path), wg_monitor.reason_of(error)))
+            notes.append("%s: %s." % (printable(path), reason_of(error)))
             continue
         lines: dict[str, int] = {}
         for number, line in enumerate(text.split("\n") if wg_monitor.JSON_START.match(text) else (), 1):
@@ -2450,33 +2340,35 @@ def names(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     environment, wrong, notes = wg_monitor.settings_of_unit(options.instance)[0], {}, []  # type: Any, Any, list[str]
     settings = wg_monitor.parse_settings({"peer_names": options.peer_names}, environment, wrong)
-    if "peer_names" in wrong:
+    if "peer_names" in wrong:  # others do not matter here
         raise wrong["peer_names"]
     if not settings.peer_names:
         raise Refusal("PEER_NAMES is not set", "no file gives names to peers", "set it, or use --peer-names")
-    keys = known_keys(settings.state_path)
+    if os.path.lexists(settings.state_path):
+        peers: Iterable[Key] = Store("", settings.state_path).names
+    else:
+        peers = decide_by_wg(*load_table(None, wg_monitor.moment()), run_wg())
+    keys = {key for _, key in peers}
     entries = list(entries_of(settings.peer_names, keys, notes))
-    named = len(keys & {entry.key for entry in entries if entry.name})
     if options.json:
         write_json(entry._asdict() for entry in entries)
-    elif entries:
-        layout = Table(NAME_COLUMNS, entries)
-        print("".join(line + "\n" for line in map(layout.row, [None, *entries])), end="")
-        notes = ["%d of %s have a name." % (named, counted(len(keys), "peer")), *notes]
-        notes += ["Too narrow for: %s. --json shows all." % ", ".join(layout.gone)] * bool(layout.gone)
+    else:
+        table = Table(NAME_COLUMNS, entries)
+        table.show(entries)
+        named = len(keys & {entry.key for entry in entries if entry.name})
+        notes = ["%d of %s have a name." % (named, counted(len(keys), "peer")), *notes, *table.notes]
     show_notes(notes, not options.json)
     return 0
 
 
 NAME_COLUMNS = [
     Column("NAME", lambda e: printable(e.name), colour=YELLOW_BOLD),
-    Column("KEY", lambda e: clean(e.key), 2, lambda e: wg_monitor.short_key(e.key)),
-    Column("FILE", lambda e: printable(e.file), 1, lambda e: printable(os.path.basename(e.file))),
+    Column("KEY", lambda e: clean(e.key), lambda e: wg_monitor.short_key(e.key), rank=2),
+    Column("FILE", lambda e: printable(e.file), lambda e: printable(os.path.basename(e.file)), rank=1),
     Column("LINE", lambda e: str(e.line or ""), right=True),
-    Column("RULE", lambda e: e.rule, 4),
-    Column("NOTE", lambda e: printable(e.note), 3, lambda e: e.note.partition(":")[0]),
+    Column("RULE", lambda e: e.rule, rank=4),
+    Column("NOTE", lambda e: printable(e.note), lambda e: e.note.partition(":")[0], rank=3),
 ]
-
 
 # --- The page -----------------------------------------------------------------------------------------------------
 # One file that requests nothing, in pieces. Memory holds as many bars as can be drawn, and the sessions within limits.
@@ -3169,7 +3061,7 @@ def replace_file(path: str, lines: Iterable[str]) -> None:
     except OSError as error:
         with suppress(OSError):
             os.remove(temporary)
-        found, why = "%s cannot be written" % printable(path), wg_monitor.reason_of(error)
+        found, why = "%s cannot be written" % printable(path), reason_of(error)
         remedy = "its directory has to exist: install node_exporter, or name another file"
         raise Refusal(found, why, remedy, EXIT_FAILURE) from None
 
@@ -3218,24 +3110,20 @@ def new_parser(command: str, description: str, common: bool = True) -> Any:
     import argparse
 
     class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
+        def error(self, message: str) -> Any:
             raise Refusal("invalid usage", printable(message), "see wg-monitor %s --help" % command)
 
     parser = Parser("wg-monitor " + command, allow_abbrev=False, description=description)
     parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
-    if not common:
-        return parser
-    stores = "read this store; repeatable; NAME becomes a column; default: those in " + STORES
-    more: dict[str, Any] = {"action": "append", "default": []}
-    parser.add_argument("--peer", metavar="PEER", help="a name, a key, or the beginning of a key; repeatable", **more)
-    parser.add_argument("--interface", metavar="NAME", help="only this interface; repeatable", **more)
-    parser.add_argument("--store", metavar="[NAME=]FILE", help=stores, **more)
-    parser.add_argument("--timezone", metavar="ZONE", default="", help="such as Europe/Berlin; default: the machine's")
+    if common:
+        stores = "read this store; repeatable; NAME becomes a column; default: those in " + STORES
+        add = partial(parser.add_argument, action="append", default=[])
+        add("--peer", metavar="PEER", help="a name, a key, or the beginning of a key; repeatable")
+        add("--interface", metavar="NAME", help="only this interface; repeatable")
+        add("--store", metavar="[NAME=]FILE", help=stores)
+        zone = "such as Europe/Berlin; default: the machine's"
+        parser.add_argument("--timezone", metavar="ZONE", default="", help=zone)
     return parser
-
-
-def names_of(texts: Iterable[str]) -> frozenset[str]:
-    return frozenset(name for text in texts for name in text.split(",") if name)
 
 
 def open_stores(texts: Sequence[str], needed: bool = True) -> list[Store]:
@@ -3253,14 +3141,6 @@ def open_stores(texts: Sequence[str], needed: bool = True) -> list[Store]:
     return [Store(path if twice else name, path) for name, path in pairs]
 
 
-def as_root(words: Sequence[str]) -> str:
-    # The command that root has to type.
-    from shlex import quote
-
-    program = ["python3", sys.argv[0]] if sys.argv[0].endswith(".py") else ["wg-monitor"]
-    return clean(" ".join(map(quote, ["sudo", *program, *words])))
-
-
 def reconfigure(**how: str) -> None:
     # Standard output, unless it is closed or something else.
     if hasattr(sys.stdout, "reconfigure"):
@@ -3271,9 +3151,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {f.__name__: f for f in
 
 
 def main(words: Sequence[str]) -> int:
-    # The first word is the command.
-    if words[0] not in COMMANDS:
-        raise Refusal("'%s' is not known" % printable(words[0]), "it is no command", "see --help")
+    # The first word is the command, one of wg_monitor.REPORTS.
     if any(word == "" or re.fullmatch("--[a-z-]+=", word) for word in words):  # it would mean every peer without a name
         raise Refusal("invalid usage", "an argument is empty", "give it a value; a variable of the shell may be unset")
     reconfigure(errors="replace")  # what the terminal cannot show
@@ -3284,19 +3162,19 @@ def main(words: Sequence[str]) -> int:
         print(end="", flush=True)
         return code
     except PermissionError as error:
+        from shlex import quote
+
+        program = ["python3", sys.argv[0]] if sys.argv[0].endswith(".py") else ["wg-monitor"]
+        remedy = clean("type: sudo " + " ".join(map(quote, [*program, *words])))
         found = clean("%s cannot be read" % error.filename)
-        raise Refusal(found, "only root can read it", "type: " + as_root(words), EXIT_NOT_PERMITTED) from None
+        raise Refusal(found, "only root can read it", remedy, EXIT_NOT_PERMITTED) from None
     except OSError as error:
         with suppress(OSError, ValueError, AttributeError):  # what is still in the buffer is not written at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # such as `| head`
             return 0
         found = clean("%s cannot be read" % error.filename if error.filename else "the output cannot be written")
-        raise Refusal(found, wg_monitor.reason_of(error), "try again", EXIT_FAILURE) from None
+        raise Refusal(found, reason_of(error), "try again", EXIT_FAILURE) from None
     finally:
         if collecting:
             gc.enable()
-
-
-if __name__ == "__main__":
-    sys.exit(wg_monitor.main())

@@ -38,9 +38,7 @@ def run(*command: str) -> Answer:
 
 @pytest.mark.parametrize("flags", [[], ["-I"], ["-IS"]], ids=str)
 def test_each_way_to_start_it_works(copied: Path, store: Path, flags: Sequence[str]) -> None:
-    for file in ("wg_monitor.py", "command", "wg_report.py"):
-        if file == "wg_report.py" and flags:
-            continue  # isolated, it does not find the daemon's module
+    for file in ("wg_monitor.py", "command"):
         answer = run(sys.executable, *flags, str(copied / file), "sessions", "--store", str(store))
         assert (answer.code, answer.err) == (0, "") and "alice-laptop" in answer.out
 
@@ -110,13 +108,12 @@ def test_the_page_names_every_field_and_reason() -> None:
 def test_the_page_names_the_columns_in_the_order_in_which_they_give_way() -> None:
     text = " ".join((PROJECT / "docs/reports.md").read_text(encoding="utf-8").split())
     lists = re.findall(r"in this order: (.*?); in a summary (.*?); in `status` (.*?)\.", text)
-    columns = [wg_report.first_columns(True) + wg_report.session_columns(wg_report.Zone())]
-    columns += [wg_report.first_columns(True) + wg_report.total_columns(), wg_report.peer_columns(0.0)]
-    named = {"the rest of the key or name": ["PEER"], "the rest of the name": ["PEER"],
+    named = {"the rest of the name": ["PEER"],
              "the seconds": ["CONNECTED", "UNTIL"]}  # fmt: skip
-    for listed, each in zip(lists[0], columns):
-        ranked = sorted((column for column in each if column.rank), key=lambda column: column.rank)
-        assert [t for item in listed.split(", ") for t in named.get(item, [item])] == [c.title for c in ranked]
+    for listed, name in zip(lists[0], ("sessions", "summary", "status")):
+        layout = wg_report.LAYOUTS[name]
+        ranked = sorted((title for title in layout if layout[title]), key=lambda title: layout[title])
+        assert [t for item in listed.split(", ") for t in named.get(item, [item])] == ranked
 
 
 def test_the_monitoring_check_of_the_page(store: Path, tmp_path: Path) -> None:
