@@ -1309,13 +1309,12 @@ def hook_environment(record: Record) -> dict[str, str]:
 def journal_fields(record: Record, line: str) -> dict[str, str]:
     # What the journal gets: the line without its time, and its facts. Source: systemd.journal-fields(7).
     event, ended, ips = record.event, record.event.ended, record.event.allowed_ips or ""
-    warning = next((name for part, name in WARNING_IDS.items() if part in line), "")
-    name = warning if event.kind in ("WARN", "ERROR") else MESSAGE_IDS.get(event.kind, "")
+    warnings = (name for part, name in WARNING_IDS.items() if part in line)
+    name = next(warnings, "") if event.kind in ("WARN", "ERROR") else MESSAGE_IDS.get(event.kind, "")
     fields = {"MESSAGE": line, "PRIORITY": str(LEVELS.get(event.kind, INFORMATION)), "SYSLOG_IDENTIFIER": "wg-monitor"}
     fields.update(MESSAGE_ID=name, WG_EVENT=event.kind, WG_SEQ=str(record.seq), WG_INTERFACE=event.interface or "")
     if event.public_key is not None:
-        if len(ips) > JOURNAL_IPS_MAX:
-            ips = ips[:JOURNAL_IPS_MAX].rpartition(",")[0]
+        ips = ips if len(ips) <= JOURNAL_IPS_MAX else ips[:JOURNAL_IPS_MAX].rpartition(",")[0]
         fields.update(WG_PEER=event.public_key, WG_ENDPOINT=event.endpoint or "", WG_ALLOWED_IPS=ips)
         fields.update(WG_NAME=event.name or "", WG_HANDSHAKE=str(event.handshake))
     if ended is not None:

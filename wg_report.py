@@ -1848,7 +1848,7 @@ def columns_of(layout: str, zone: Zone, now: float, gateways: bool = False) -> l
         Column("GATEWAY", lambda i: printable(i.gateway, 64)),
         Column("PEER", lambda i: whose(i, str), lambda i: whose(i, lambda name: fit(name, 14)), colour=YELLOW_BOLD),
         Column("IFACE", lambda i: printable(i.interface), colour=GREEN_BOLD),
-        Column("STATE", lambda p: "online" if p.online else "offline"),
+        Column("STATE", lambda p: "unknown" if p.online is None else "online" if p.online else "offline"),
         Column("SINCE", lambda p: "unknown" if p.handshake and not p.since else ago(p.since), colour=CYAN),
         Column("HANDSHAKE", lambda p: ago(p.handshake) + " ago" * bool(p.handshake), colour=CYAN),
         Column("CONNECTED", lambda s: zone.stamp(s.start), lambda s: zone.stamp(s.start)[:16]),
@@ -1971,7 +1971,7 @@ class Peer(NamedTuple):
     interface: str
     peer: str  # the whole public key
     name: str
-    online: bool
+    online: bool | None  # None = nobody watches, and `wg` was not asked
     since: float | None  # None = unknown, or it was never online
     endpoint: str
     allowed_ips: str
@@ -2051,9 +2051,12 @@ SORTS: dict[str, Callable[[Peer], Any]] = {
 }
 
 
-def heading(name: str, peers: AbstractSet[Peer], up: bool, store: Store | None, now: float, zone: Zone) -> str:
+def heading(
+    name: str, peers: AbstractSet[Peer], up: bool, seen: bool, store: Store | None, now: float, zone: Zone
+) -> str:
     # wg0  2 of 3 online, watched since 2026-11-20 09:12, last reading 12s ago
-    parts = ["%s  %d of %d online" % (printable(name), sum(peer.online for peer in peers), len(peers))]
+    count = (printable(name), sum(bool(peer.online) for peer in peers), len(peers), "" if seen else "were ")
+    parts = ["%s  %d of %d %sonline" % count]
     parts += [] if up else ["the interface is down"]
     if store is None:
         return ", ".join([*parts, "no store: since when is unknown"])
@@ -2091,10 +2094,12 @@ def status(words: Sequence[str]) -> int:
         if probed is not None:
             decide_by_wg(table, settings, probed)
         there = list(peers_of(table, store))
+        seen = probed is not None or store is None or store.is_watching(now.wall)
         for name in sorted(table.interfaces.keys() | {peer.interface for peer in there}):
             peers = {peer for peer in there if peer.interface == name}
             up = name not in table.interfaces or table.interfaces[name].up
-            links.append((name, peers, heading(name, peers, up, store, now.wall, zone)))
+            line = heading(name, peers, up, seen, store, now.wall, zone)
+            links.append((name, {peer if seen else peer._replace(online=None) for peer in peers}, line))
     links = [link for link in links if not names or link[0] in names]
     wanted = everyone = set().union(*(peers for _, peers, _ in links))
     if options.peer:
@@ -2102,7 +2107,8 @@ def status(words: Sequence[str]) -> int:
         keys = set().union(*(known(text, keys_meant(text, pairs)) for text in options.peer))
         wanted = {peer for peer in everyone if peer.peer in keys}
     chosen = sorted(wanted, key=lambda peer: (SORTS[options.sort](peer), peer[:3]))
-    chosen = [peer for peer in chosen if peer.online >= options.online and peer.online <= (not options.offline)]
+    if options.online or options.offline:
+        chosen = [peer for peer in chosen if peer.online is options.online]
     if options.json:
         write_json(fields_of(peer, zone) for peer in chosen)
     else:
@@ -2115,7 +2121,8 @@ def status(words: Sequence[str]) -> int:
         notes = ["No such WireGuard interface." if names else "No WireGuard interface."] * (not shown) + notes
         notes += layout.notes
     show_notes(notes, not options.json)
-    return EXIT_OFFLINE if options.peer and not all(peer.online for peer in wanted) else 0
+    states = {peer.online for peer in wanted} if options.peer else set()
+    return EXIT_OFFLINE if False in states else EXIT_FAILURE if None in states else 0
 
 
 # --- The command sessions -----------------------------------------------------------------------------------------

@@ -253,5 +253,5 @@ except SystemExit:
 def test_a_handshake_before_a_reboot_is_placed_by_the_wall_clock(tmp_path: Path) -> None:
     [path] = story(tmp_path / "state.db")
     query(path, "UPDATE monitor SET boot_id = 'another', boot = 9e6")
-    assert "online   30s" in report("status", "--store", str(path)).out
+    assert "unknown  30s" in report("status", "--store", str(path)).out
     assert peer(1).public_key not in report("status", "--store", str(path)).out

@@ -116,9 +116,9 @@ def test_the_beginning_of_several_keys_is_refused(tmp_path: Path) -> None:
 
 def test_how_old_the_answer_is(tmp_path: Path) -> None:
     [path] = story(tmp_path / "state.db")
-    assert status(path, now=9000).lines[0] == "wg0  1 of 2 online, no monitor runs, last reading 2h 26m ago"
+    assert status(path, now=9000).lines[0] == "wg0  1 of 2 were online, no monitor runs, last reading 2h 26m ago"
     with Watcher(path):  # a monitor has started, and has read nothing yet
-        text = "wg0  1 of 2 online, the monitor reads nothing, last reading 2h 26m ago"
+        text = "wg0  1 of 2 were online, the monitor reads nothing, last reading 2h 26m ago"
         assert status(path, now=9000).lines[0] == text
 
 
@@ -299,3 +299,13 @@ def test_impossible_values_are_no_traceback(store: Path, statement: str) -> None
             assert report(*words, "--store", str(store)).code == 0
         except Refusal as refusal:
             assert refusal.code in (1, 2)
+
+
+def test_what_nobody_sees_is_unknown_and_no_check_takes_it_for_online(tmp_path: Path) -> None:
+    [path] = story(tmp_path / "state.db")
+    answer = status(path, now=9000)
+    assert {line.split()[1] for line in answer.lines[2:]} == {"unknown"}
+    assert {row["online"] for row in json.loads(status(path, "--json", now=9000).out)} == {None}
+    assert status(path, "--peer", key("bob"), now=9000).code == 1
+    for flag in ("--online", "--offline"):
+        assert len(status(path, flag, now=9000).lines) == 1

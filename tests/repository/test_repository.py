@@ -83,7 +83,7 @@ def test_the_daemon_imports_the_reports_in_one_place_only() -> None:
 
 
 # A promise to whoever reads the module before it runs as root.
-CODE_LINES_MAX, STATEMENTS_MAX = 3_050, 2_865
+CODE_LINES_MAX, STATEMENTS_MAX = 3_000, 2_820
 
 
 def code_lines(source: str) -> Set[int]:
@@ -109,7 +109,7 @@ def test_the_module_stays_within_what_people_read() -> None:
 
 
 # All lines of the second file, and their width.
-REPORT_LINES_MAX, REPORT_WIDTH_MAX = 2_100, 120
+REPORT_LINES_MAX, REPORT_WIDTH_MAX = 3_190, 120
 
 
 def test_the_reports_stay_within_what_people_read() -> None:
