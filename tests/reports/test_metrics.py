@@ -17,11 +17,13 @@ import wg_report
 from device import peer
 from harness import PROJECT, Daemon, Place, wait_for
 from metrics import Samples, comments_of, family, judge, labels, one, samples_of
-from reports import Answer, online, run
+from reports import Answer, for_everybody, online, run
 from stores import ask
 from values import P, at, dump
 from watcher import Watcher, query
 from wg_monitor import EXIT_FAILURE, EXIT_NOT_PERMITTED, EXIT_USAGE, Refusal
+
+pytestmark = pytest.mark.once
 
 PEERS = ("wireguard_sent_bytes_total", "wireguard_received_bytes_total", "wireguard_latest_handshake_seconds")
 
@@ -351,5 +353,5 @@ def test_invalid_usage(words: List[str]) -> None:
 def test_whoever_is_not_root_is_told(place: Place) -> None:
     place.device(peers=[online(1)])
     enter = [*machine(place), "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    answer = run("metrics", behind=enter)
+    answer = run("metrics", behind=enter, program=for_everybody(place.path))
     assert (answer.code, answer.out, answer.err.count("\n")) == (EXIT_NOT_PERMITTED, "", 1)

@@ -21,6 +21,8 @@ from stores import ask
 from values import P, at, dump, key
 from watcher import Watcher, query
 
+pytestmark = pytest.mark.once
+
 COMMANDS = (["sessions"], ["sessions", "--summary"], ["sessions", "--ip", "10.0.0.1"], ["status"], ["status", "--json"])
 
 
@@ -225,7 +227,6 @@ def test_sessions_that_end_meanwhile_are_not_lost(tmp_path: Path, monkeypatch: p
     ]  # fmt: skip
 
 
-@pytest.mark.once
 def test_memory_does_not_grow_with_the_answer(tmp_path: Path) -> None:
     peaks: List[int] = []
     for number in (20_000, 60_000):

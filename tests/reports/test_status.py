@@ -9,10 +9,9 @@ from typing import Any, Iterator, List
 import pytest
 
 import device
-import wg_monitor
 from device import peer
 from harness import Place, command_line, need, wait_for
-from reports import Answer, online, report, run, story
+from reports import Answer, for_everybody, online, report, run, story
 from stores import ask, change
 from values import P, at, chosen, dump, key, zone
 from watcher import Watcher, query
@@ -249,22 +248,23 @@ def test_without_an_interface(place: Place) -> None:
     assert on_machine(place, "status") == Answer(0, "No WireGuard interface.\n", "")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("command", ["status", "sessions"])
 def test_whoever_is_not_root_is_told_what_to_type(place: Place, command: str) -> None:
     (place.path / "lib").mkdir(mode=0o700)
     [path] = story(place.path / "lib" / "state.db")
     path.parent.chmod(0o700)
-    place.path.chmod(0o755)
+    program = for_everybody(place.path)
     enter = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    answer = run(command, "--peer", "a b", behind=[*place.enter(), "sh", "-c", WITH_STORE, str(path.parent), *enter])
+    behind = [*place.enter(), "sh", "-c", WITH_STORE, str(path.parent), *enter]
+    answer = run(command, "--peer", "a b", behind=behind, program=program)
     assert (answer.code, answer.out) == (EXIT_NOT_PERMITTED, "")
-    program = "python3 %s/wg_monitor.py" % Path(wg_monitor.__file__).parent
     words = "wg_monitor: /var/lib/wg-monitor cannot be read: only root can read it; type: sudo %s %s --peer 'a b'\n"
-    assert answer.err == words % (program, command)
+    assert answer.err == words % ("python3 " + program[-1], command)
     copied = place.path / "copy.db"
     copied.write_bytes(path.read_bytes())
     copied.chmod(0o644)
-    assert run("sessions", "--store", str(copied), behind=enter).code == 0
+    assert run("sessions", "--store", str(copied), behind=enter, program=program).code == 0
 
 
 def test_the_first_reading_of_a_monitor_without_checkpoint(place: Place) -> None:

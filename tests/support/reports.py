@@ -51,16 +51,27 @@ def report(*words: str, now: float = 220, width: int = 200, color: str = "never"
 
 
 def run(
-    *words: str, behind: Iterable[str] = (), width: int = 200, user: Optional[int] = None, zone: str = "UTC"
-) -> Answer:
+    *words: str, behind: Iterable[str] = (), width: int = 200, user: Optional[int] = None, zone: str = "UTC",
+    program: Sequence[str] = (sys.executable, "-IS", str(MODULE)),
+) -> Answer:  # fmt: skip
     """Runs a command as a process of its own."""
     done = subprocess.run(
-        [*behind, sys.executable, "-IS", str(MODULE), *words],
+        [*behind, *program, *words],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S,
         env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "COLUMNS": str(width), "TZ": zone},
         preexec_fn=None if user is None else lambda: os.setuid(user),
     )  # fmt: skip
     return Answer(done.returncode, done.stdout, done.stderr)
+
+
+def for_everybody(directory: Path) -> List[str]:
+    """A copy of the program that any user can run: the checkout and the interpreter may be in root's home."""
+    copy = directory / "program"
+    copy.mkdir()
+    for name in (MODULE.name, "wg_report.py"):
+        (copy / name).write_bytes((MODULE.parent / name).read_bytes())
+    directory.chmod(0o755)
+    return ["/usr/bin/python3", "-IS", str(copy / MODULE.name)]
 
 
 def on_terminal(*words: str, width: int, environment: Sequence[Tuple[str, str]] = ()) -> str:
