@@ -3693,9 +3693,9 @@ def build_parser() -> Any:
     parser = Parser("wg-monitor", "wg-monitor [check [INSTANCE] | test-hook [EVENT]] [OPTION]...", allow_abbrev=False)
     parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
     parser.description = "Watch WireGuard peers and record who was online when."
-    parser.epilog = """'check' reports whether everything fits that wg-monitor.service uses, or wg-monitor@INSTANCE.
-        'test-hook' runs the hook once, for an event of a made-up peer.
-        %s show what was recorded; each has a --help of its own.
+    parser.epilog = """Without a command, it watches until it receives SIGTERM. 'check' reports whether everything fits
+        that wg-monitor.service uses, or wg-monitor@INSTANCE. 'test-hook' runs the hook once, for an event of a made-up
+        peer. %s show what was recorded; each has a --help of its own.
         Exit codes: 0 done, 1 failure, 2 invalid usage or settings, 4 not permitted, 5 wg is not installed."""
     parser.epilog %= ", ".join("'%s'" % name for name in REPORTS)
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
