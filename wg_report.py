@@ -132,8 +132,7 @@ class Zone:
         return self.local(wall).isoformat(" ")[:19]
 
     def rfc3339(self, wall: float) -> str:
-        local = self.local(wall).replace(microsecond=0)
-        return (local if self.info is not None else local.astimezone()).isoformat()
+        return wg_monitor.rfc3339(wall) if self.info is None else self.local(wall).replace(microsecond=0).isoformat()
 
     def walls(self, local: datetime) -> tuple[float, ...]:
         """The two times at which the clock shows this. They differ around a clock change: the first is earlier if the

@@ -43,4 +43,4 @@ PAGE
 
 picture page-light.png "$scratch/demo/report.html" 1200 1030
 picture page-dark.png "$scratch/demo/report.html" 1200 1030 --force-dark-mode
-picture terminal.png "$scratch/terminal.html" 1010 580
+picture terminal.png "$scratch/terminal.html" 1010 620

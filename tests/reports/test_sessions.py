@@ -286,8 +286,8 @@ def test_what_a_program_reads_has_no_notes_between_and_the_terminal_has_them(tmp
     assert answer.err == "wg_monitor: Watched from 2023-11-14 22:13:15 to 2023-11-14 22:16:50, and not since.\n"
 
 
+@pytest.mark.once  # needs Python 3.9
 def test_the_zone_of_the_times(store: Path) -> None:
-    pytest.importorskip("zoneinfo")
     answer = sessions(store, "--timezone", "Asia/Kolkata", "--present", "2023-11-15 03:44")
     assert "2023-11-15 03:43:15  03:44:20" in answer.out
     assert found(store, "--timezone", "Asia/Kolkata")[0]["session_start"] == "2023-11-15T03:43:15+05:30"

@@ -517,7 +517,7 @@ def test_a_time_that_does_not_exist_is_reported(tmp_path: Path) -> None:
         assert "1 times do not exist in this time zone: is --timezone right?" in trails.notes
 
 
-@pytest.mark.skipif(sys.version_info < (3, 9), reason="zoneinfo is missing")
+@pytest.mark.once  # needs Python 3.9
 def test_the_zone_can_be_named(tmp_path: Path) -> None:
     path = tmp_path / "trail"
     path.write_text(text(*STORY))
