@@ -1,12 +1,16 @@
-"""Fixtures of all tests: a place for the daemon, and the lock that lets a test run alone."""
+"""Fixtures that several files share: a place for the daemon, a store, local time, and the lock that lets a test run alone."""
 
 import fcntl
 import signal
-from typing import Iterator
+from pathlib import Path
+from typing import Any, Dict, Iterator
 
 import pytest
 
+import wg_monitor
 from harness import Place, need
+from reports import story
+from values import zone
 
 # Whoever runs the tests may ignore it (nohup), and the programs under test would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -31,3 +35,25 @@ def place() -> Iterator[Place]:
     need("unshare", "wg")
     with Place() as made:
         yield made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Path]:
+    """A store that a monitor keeps open."""
+    yield from story(tmp_path / "state.db")
+
+
+@pytest.fixture
+def utc() -> Iterator[None]:
+    """Local time is UTC."""
+    with zone("UTC"):
+        yield
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """A monitor in the test's own process replaces the handlers of signals."""
+    handlers: Dict[int, Any] = {number: signal.getsignal(number) for number in wg_monitor.Wakeup.SIGNALS}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

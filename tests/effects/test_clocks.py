@@ -11,7 +11,7 @@ import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Iterator, List, NamedTuple, Optional
 
 import pytest
 
@@ -105,13 +105,10 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    handlers: Dict[int, Any] = {number: signal.getsignal(number) for number in wg_monitor.Wakeup.SIGNALS}
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: None) -> Iterator[Machine]:
     made = Machine(tmp_path, monkeypatch)
     yield made
     made.stop()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 class Step(NamedTuple):

@@ -77,13 +77,10 @@ class Home:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    handlers: Dict[int, Any] = {number: signal.getsignal(number) for number in wg_monitor.Wakeup.SIGNALS}
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: None) -> Iterator[Home]:
     made = Home(tmp_path, monkeypatch)
     yield made
     made.kill()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 # --- The first time at an address ---------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """How an event is written: as a line of text, as a JSON object, and as the environment of a hook."""
 
 import json
-from typing import Any, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional
 
 import pytest
 
@@ -9,14 +9,10 @@ import wg_monitor
 from values import chosen, ids, zone
 from wg_monitor import HOOK_DUE, Ended, Event, Moment, Record, Session
 
+pytestmark = pytest.mark.usefixtures("utc")
+
 KEY = "AbC1dEf2" + "x" * 28 + "4xYz5678"  # not a real key: only its ends appear in the lines
 TEN = 1_698_400_800  # 2023-10-27 10:00:00 UTC
-
-
-@pytest.fixture(autouse=True)
-def utc() -> Iterator[None]:
-    with zone("UTC"):
-        yield
 
 
 def clock(text: str) -> int:

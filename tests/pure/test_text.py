@@ -3,7 +3,7 @@
 import errno
 import random
 import unicodedata
-from typing import Iterator, List, NamedTuple, Tuple
+from typing import List, NamedTuple, Tuple
 
 import pytest
 
@@ -11,13 +11,9 @@ import wg_monitor
 from scale import scaled
 from values import PRESHARED_KEY, PRIVATE_KEY, ids, zone
 
+pytestmark = pytest.mark.usefixtures("utc")
+
 AUTUMN = 1_698_400_800  # 2023-10-27 10:00:00 UTC
-
-
-@pytest.fixture(autouse=True)
-def utc() -> Iterator[None]:
-    with zone("UTC"):
-        yield
 
 
 class Text(NamedTuple):

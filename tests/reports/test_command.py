@@ -7,13 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Iterator, Sequence, Set
+from typing import Sequence, Set
 
 import pytest
 
 import wg_report
 from harness import PROJECT, launcher, need
-from reports import Answer, story
+from reports import Answer
 from values import key
 from watcher import query
 from wg_monitor import EXIT_FAILURE, EXIT_USAGE
@@ -26,11 +26,6 @@ def copied(tmp_path: Path) -> Path:
         shutil.copy(str(PROJECT / name), str(tmp_path))
     (tmp_path / "command").write_text(launcher().replace(str(PROJECT), str(tmp_path)))
     return tmp_path
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Path]:
-    yield from story(tmp_path / "state.db")
 
 
 def run(*command: str) -> Answer:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import unicodedata
 from pathlib import Path
-from typing import Iterator, List
+from typing import List
 
 import pytest
 
@@ -19,21 +19,12 @@ import wg_report
 from harness import MODULE, wait_for
 from reports import on_terminal, report, run, story
 from stores import change
-from values import key, zone
+from values import key
+
+pytestmark = pytest.mark.usefixtures("utc")
 
 ESCAPE = re.compile(r"\x1b\[[0-9]*m")
 COMMANDS = ("status", "sessions", "sessions --summary", "sessions --by day")
-
-
-@pytest.fixture(autouse=True)
-def utc() -> Iterator[None]:
-    with zone("UTC"):
-        yield
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Path]:
-    yield from story(tmp_path / "state.db")
 
 
 def columns(line: str) -> int:

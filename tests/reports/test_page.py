@@ -5,23 +5,19 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import pytest
 
 import wg_report
 from company import DAY, END, HOUR, company
 from pages import Element, history, page_of, parsed, session
-from reports import report, run, story
+from reports import report, run
 from values import key, zone
 from wg_monitor import Refusal
 from wg_report import ONLINE, TEXTS, UNKNOWN, Gap, Period, Zone
 
-
-@pytest.fixture(autouse=True)
-def utc() -> Iterator[None]:
-    with zone("UTC"):
-        yield
+pytestmark = pytest.mark.usefixtures("utc")
 
 
 def bars(page: Element) -> List[Element]:
@@ -469,11 +465,6 @@ def test_texts_and_marks_stand_out_from_the_paper(scheme: int) -> None:
 
 
 # --- The command --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Path]:
-    yield from story(tmp_path / "state.db")
 
 
 def test_the_command_writes_the_page(store: Path) -> None:

@@ -14,7 +14,7 @@ from pages import history, session, write
 from values import key, zone
 from wg_report import ONLINE, Gap
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.usefixtures("utc")]
 
 SIZES = [(1360, 900), (820, 1180), (360, 740)]
 
@@ -23,12 +23,6 @@ SIZES = [(1360, 900), (820, 1180), (360, 740)]
 def browser() -> Iterator[Browser]:
     with Browser() as opened:
         yield opened
-
-
-@pytest.fixture(autouse=True)
-def utc() -> Iterator[None]:
-    with zone("UTC"):
-        yield
 
 
 @pytest.fixture

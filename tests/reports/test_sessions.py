@@ -5,27 +5,18 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, List
 
 import pytest
 
 import wg_monitor
 from reports import Answer, report, run, story
 from stores import OldStore, change
-from values import P, at, dump, key, zone
+from values import P, at, dump, key
 from watcher import Watcher, query
 from wg_monitor import EXIT_FAILURE, EXIT_USAGE, Refusal
 
-
-@pytest.fixture(autouse=True)
-def utc() -> Iterator[None]:
-    with zone("UTC"):
-        yield
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Path]:
-    yield from story(tmp_path / "state.db")
+pytestmark = pytest.mark.usefixtures("utc")
 
 
 def sessions(store: Path, *words: str, **how: Any) -> Answer:

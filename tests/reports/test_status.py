@@ -4,7 +4,7 @@ import json
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Iterator, List
+from typing import Any, List
 
 import pytest
 
@@ -13,20 +13,11 @@ from device import peer
 from harness import Place, command_line, need, wait_for
 from reports import Answer, for_everybody, online, report, run, story
 from stores import ask, change
-from values import P, at, chosen, dump, key, zone
+from values import P, at, chosen, dump, key
 from watcher import Watcher, query
 from wg_monitor import EXIT_FAILURE, EXIT_NOT_PERMITTED, Refusal
 
-
-@pytest.fixture(autouse=True)
-def utc() -> Iterator[None]:
-    with zone("UTC"):
-        yield
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Path]:
-    yield from story(tmp_path / "state.db")
+pytestmark = pytest.mark.usefixtures("utc")
 
 
 def status(store: Path, *words: str, **how: Any) -> Answer:

@@ -14,7 +14,7 @@ import tempfile
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import pytest
 
@@ -25,6 +25,8 @@ from reports import report
 from values import zone
 from wg_monitor import Refusal
 from wg_report import Period, Query, Trails, Zone
+
+pytestmark = pytest.mark.usefixtures("utc")
 
 DAY = "2023-10-27 "
 ANN, BOB = "AbC1dEf2...4xYz567=", "BbC1dEf2...4xYz567="
@@ -39,12 +41,6 @@ EVENT: Dict[str, Any] = {
     "session": 7, "session_start": "2023-10-27T12:01:00+02:00", "last_seen": "2023-10-27T12:06:00+02:00", "length_s": 301,
     "received_bytes": 5, "sent_bytes": 6, "unwatched_s": 1, "reason": "idle",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def utc() -> Iterator[None]:
-    with zone("UTC"):
-        yield
 
 
 def on(time: str, peer: str = ANN, shook: str = "", more: str = "", where: str = "wg0", ips: str = "IP: 10.0.0.1") -> str:
