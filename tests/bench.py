@@ -946,67 +946,51 @@ def own_namespace() -> None:
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", directory], check=True)
 
 
+def heading(titles: Sequence[str]) -> List[str]:
+    return [row(titles), row(["---"] * len(titles))]
+
+
+def alone(place: Place, arguments: argparse.Namespace) -> Iterator[str]:
+    """The lines of the benchmarks that run only if they are asked for."""
+    if arguments.trails:
+        yield from heading(["format", "MB", "lines", "command", "s", "CPU s", "lines a second", "peak MiB"])
+        yield from map(trail_row, measure_trails(place, arguments.trails))
+    if arguments.reports:
+        yield from heading(["peers", "sessions", "command", "s", "CPU s", "peak MiB"])
+        for figures, bar_s in measure_reports(place):
+            yield report_row(figures, bar_s)
+    if arguments.names:
+        figures = measure_names(place, 10_000, ("quiet", "handshakes"), arguments.readings)
+        yield from ("- " + line for line in names_report(figures))
+    for count in (1, 100, 1_000) if arguments.hung else ():
+        yield from ("- " + line for line in hung_report(measure_hung(place, count, 20)))
+
+
+def everything(place: Place, arguments: argparse.Namespace, report: Dict[str, Any]) -> Iterator[str]:
+    """The lines of the table, and the figures for the report."""
+    yield from heading(HEADINGS)
+    for count in arguments.sizes:
+        figures = report["sizes"].setdefault(count, {})
+        for load, found in measure(place, count, arguments.loads, arguments.readings):
+            figures[load] = found
+            yield table_row(count, load, found)
+    yield ""
+    yield from ("- " + line for line in memory_report(report["sizes"], report["bare_resident"]))
+    if not arguments.no_start:
+        report["start"] = measure_start(place, arguments.module)
+        yield from ("- " + line for line in start_report(report["start"]))
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     arguments = parse_arguments(argv)
     own_namespace()
     report: Dict[str, Any] = {"machine": machine(), "bare_resident": baseline(arguments.module), "sizes": {}}
     print(", ".join("%s %s" % item for item in report["machine"].items()))
     print("a bare interpreter with the same imports: %s MiB\n" % mib(report["bare_resident"]))
-    if arguments.trails:
-        place = Place(arguments.module)
-        try:
-            print(row(["format", "MB", "lines", "command", "s", "CPU s", "lines a second", "peak MiB"]))
-            print(row(["---"] * 8))
-            for figures in measure_trails(place, arguments.trails):
-                print(trail_row(figures), flush=True)
-        finally:
-            place.close()
-        return 0
-    if arguments.reports:
-        place = Place(arguments.module)
-        try:
-            print(row(["peers", "sessions", "command", "s", "CPU s", "peak MiB"]))
-            print(row(["---"] * 6))
-            for figures, bar_s in measure_reports(place):
-                print(report_row(figures, bar_s), flush=True)
-        finally:
-            place.close()
-        return 0
-    if arguments.names:
-        place = Place(arguments.module)
-        try:
-            for line in names_report(measure_names(place, 10_000, ("quiet", "handshakes"), arguments.readings)):
-                print("- " + line, flush=True)
-        finally:
-            place.close()
-        return 0
-    if arguments.hung:
-        place = Place(arguments.module)
-        try:
-            for count in (1, 100, 1_000):
-                for line in hung_report(measure_hung(place, count, 20)):
-                    print("- " + line, flush=True)
-        finally:
-            place.close()
-        return 0
-    print(row(HEADINGS))
-    print(row(["---"] * len(HEADINGS)))
-    place = Place(arguments.module)
-    try:
-        for count in arguments.sizes:
-            figures = report["sizes"].setdefault(count, {})
-            for load, found in measure(place, count, arguments.loads, arguments.readings):
-                figures[load] = found
-                print(table_row(count, load, found), flush=True)
-        print()
-        for line in memory_report(report["sizes"], report["bare_resident"]):
-            print("- " + line)
-        if not arguments.no_start:
-            report["start"] = measure_start(place, arguments.module)
-            for line in start_report(report["start"]):
-                print("- " + line)
-    finally:
-        place.close()
+    chosen = arguments.trails or arguments.reports or arguments.names or arguments.hung
+    with closing(Place(arguments.module)) as place:
+        for line in alone(place, arguments) if chosen else everything(place, arguments, report):
+            print(line, flush=True)
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump(report, file, indent=2)
