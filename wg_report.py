@@ -27,7 +27,6 @@ import os
 import re
 import stat
 import sys
-import tempfile
 import time
 from array import array
 from bisect import bisect_right
@@ -157,7 +156,7 @@ def parse_moment(text: str, now: float, zone: Zone, end: bool = False) -> tuple[
     if epoch:
         return min(float(epoch.group(1)), float(EPOCH_MAX)), ""
     if AGO.fullmatch(words):
-        return max(0.0, now - sum(int(n) * AGO_S[unit] for n, unit in re.findall(r"([0-9]+)([wdhms])", words))), ""
+        return max(0.0, now - seconds_in(words)), ""
     if not words or when is None:
         raise unknown
     named, hour, minute, second, fraction, offset = when.groups()
@@ -183,6 +182,11 @@ def parse_moment(text: str, now: float, zone: Zone, end: bool = False) -> tuple[
     if not named and wall > now and not end:
         raise Refusal("'%s'" % words, "it is later than now", "write 'yesterday %s' for the last time" % words)
     return wall + float(fraction or 0), note
+
+
+def seconds_in(text: str) -> int:
+    # 1h 30m
+    return sum(int(number) * AGO_S[unit] for number, unit in re.findall("([0-9]+)([wdhms])", text))
 
 
 def named_days(word: str, today: date) -> tuple[date, date]:
@@ -485,6 +489,12 @@ def length_text(seconds: float) -> str:
 
 def name_text(name: str, peer: str) -> str:
     return printable(name, 64) if name else printable(wg_monitor.short_key(peer))
+
+
+@lru_cache(maxsize=10_000)
+def text_of(ips: str) -> str:
+    # Allowed IPs as a line of the trail has them, without the brackets.
+    return wg_monitor.ips_text(ips).partition(": ")[2][:-1]
 
 
 def cell_of_csv(value: object) -> object:
@@ -864,7 +874,6 @@ FAULT = re.compile(
     r"|\[([a-zA-Z0-9_=+.-]{1,15})\] (?:cannot be read: |can be read again%s\Z)" % (WENT_ON, WENT_ON, WENT_ON)
 )
 GAP = re.compile(r"Not watching from (%s [0-2][0-9]):%s to (%s [0-2][0-9]):%s\Z" % (DATE, TIME, DATE, TIME))
-PUBLIC_KEY = re.compile("[A-Za-z0-9+/]{43}=")
 KINDS_OF_PEERS = frozenset(wg_monitor.EVENT_KINDS) - {"IFUP", "IFDOWN"}
 
 # What a line says. Of a peer: time, kind, interface, key (short or whole), name, endpoint, allowed IPs (as shown, or
@@ -897,7 +906,7 @@ def only_networks(ips: str | None) -> str | None:
 
 @lru_cache(maxsize=100_000)
 def is_peer(interface: str, key: str) -> bool:
-    return bool(wg_monitor.INTERFACE_NAME.fullmatch(interface) and PUBLIC_KEY.fullmatch(key))
+    return bool(wg_monitor.INTERFACE_NAME.fullmatch(interface) and wg_monitor.PUBLIC_KEY.fullmatch(key))
 
 
 class Calendar:
@@ -1193,14 +1202,8 @@ class Reader:
         if before and kind == "ROAMING" and len(before) > 80:
             raise ValueError("it is no line of a trail")
         if "length_s" in fields:
-            numbers = (
-                number,
-                fields["length_s"],
-                fields["received_bytes"],
-                fields["sent_bytes"],
-                fields["unwatched_s"],
-            )
-            number, length, received, sent, unwatched = array("Q", numbers)  # errors: not all of them are natural
+            counts = [fields[name] for name in ("length_s", "received_bytes", "sent_bytes", "unwatched_s")]
+            number, length, received, sent, unwatched = array("Q", (number, *counts))  # errors: one is not natural
             start, until = iso(fields["session_start"]), iso(fields["last_seen"])
             if fields["reason"] not in REASONS:
                 raise ValueError("it is no line of a trail")
@@ -1256,10 +1259,12 @@ class Shelf:
 
     def put_away(self) -> None:
         # Errors: Refusal.
+        from tempfile import TemporaryFile
+
         self.last.sort()
         run = []
         try:
-            self.file = self.file or tempfile.TemporaryFile(buffering=0)
+            self.file = self.file or TemporaryFile(buffering=0)
             for first in range(0, len(self.last), CHUNK):
                 data = marshal.dumps(self.last[first : first + CHUNK])
                 run.append((self.file.tell(), len(data)))
@@ -1314,11 +1319,6 @@ class Followed:
         self.twins: list[Followed] | None = None  # all peers that text lines show with this key
 
 
-@lru_cache(maxsize=10_000)
-def text_of(ips: str) -> str:
-    return wg_monitor.ips_text(ips).partition(": ")[2][:-1]
-
-
 class Rebuilder:
     """Follows the peers from fact to fact, as the monitor did from reading to reading. A fact may come twice, from two
     files: the second one changes nothing."""
@@ -1326,9 +1326,8 @@ class Rebuilder:
     def __init__(self) -> None:
         self.shelf, self.serial = Shelf(), 0  # the number of the last record
         self.peers: dict[tuple[str, str], Followed] = {}  # by the key of text lines, and by the whole key
-        self.online: dict[
-            Followed, None
-        ] = {}  # those with an open session, in the order of the runs that saw them last
+        # Those with an open session, in the order of the runs that saw them last.
+        self.online: dict[Followed, None] = {}
         self.changes: list[Change] = []  # of allowed IPs
         self.gaps: list[Gap] = []
         self.faults: dict[str, float] = {}  # the time of the line with which a fault began, by its subject
@@ -1829,9 +1828,6 @@ def columns_of(layout: str, zone: Zone, now: float, gateways: bool = False) -> l
         ends = {ENDED: text[-14:-3] if brief else text, ONLINE: still, UNKNOWN: "unknown"}
         return ends[s.state] + "*" * (s.unwatched > 0)
 
-    def tunnel(s: Session) -> str:
-        return printable(wg_monitor.ips_text(s.allowed_ips).partition(": ")[2][:-1], 40)
-
     def endpoint(item: Any) -> str:
         more = len(item.endpoints) - 1 if isinstance(item, Session) else 0
         last = item.endpoint if isinstance(item, Peer) else "".join(item.endpoints[-1:])
@@ -1854,7 +1850,7 @@ def columns_of(layout: str, zone: Zone, now: float, gateways: bool = False) -> l
         Column("UNTIL", until, partial(until, brief=True)),
         Column("LENGTH", lambda s: length_text(s.length), colour=CYAN),
         Column("ENDPOINT", endpoint),
-        Column("TUNNEL ADDRESS", tunnel),
+        Column("TUNNEL ADDRESS", lambda s: printable(text_of(s.allowed_ips), 40)),
         Column("ENDED", lambda s: printable(s.reason)),
         Column("WHEN", lambda u: u.unit),
         number("SESSIONS", lambda t: str(t.sessions)),
@@ -1919,8 +1915,6 @@ class Table:
 
 
 def write_json(rows: Iterable[Mapping[str, Any]]) -> None:
-    import json
-
     before = "["
     for row in rows:
         print(before + json.dumps(row), end="")
@@ -2203,7 +2197,7 @@ def a_number(text: str) -> int:
 def a_length(text: str) -> float:
     if not re.fullmatch("([0-9]{1,9}[wdhms])+", text):
         raise Refusal("--min-length %s" % printable(text), "it is no length", "write it like 90s, 5m, 1h30m or 2d")
-    return float(sum(int(n) * AGO_S[unit] for n, unit in re.findall("([0-9]+)(.)", text)))
+    return float(seconds_in(text))
 
 
 def an_address(text: str) -> str:
@@ -2960,20 +2954,10 @@ class Page:
                 _, length, place, _, blind, end = self.facts(s, (end_of(s),))
                 until = "–" if s.state == ONLINE else self.zone.stamp(s.until)
                 ended = " · ".join(filter(None, (end, blind)))
-                cells = (
-                    self.zone.stamp(s.start),
-                    until,
-                    length,
-                    place,
-                    size_text(s.received),
-                    size_text(s.sent),
-                    ended,
-                )
+                cells = (self.zone.stamp(s.start), until, length, place, *map(size_text, (s.received, s.sent)), ended)
                 yield self.titled(s[:3]) + "<td>" + "<td>".join(cells) + "\n"
 
     def data(self) -> Iterator[str]:
-        import json
-
         days, base = [self.zone.midnight(self.day)], int(self.begin)
         while days[-1] <= self.end:
             days.append(self.zone.midnight(self.day + timedelta(len(days))))
