@@ -643,7 +643,7 @@ def measure_names(place: Place, count: int, loads: Sequence[str], readings: int)
         again.append(reading("quiet")[1] - figures["quiet"]["named_ms"] / 1000)
     reading("quiet")
     figures.update(again_s=max(again), resident=[daemon.memory().resident for daemon in daemons])
-    figures.update(metrics=ask(place, ("metrics",), daemons[1].state), metrics_wg_s=run_for_cpu(WG_COMMAND)[1])
+    figures.update(metrics=ask(place, ("metrics",), ("--store", daemons[1].state)), metrics_wg_s=run_for_cpu(WG_COMMAND)[1])
     for daemon in daemons:
         daemon.stop()
     with closing(sqlite3.connect(daemons[1].state)) as database:
