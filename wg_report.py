@@ -2355,8 +2355,8 @@ def names(words: Sequence[str]) -> int:
     else:
         table = Table(NAME_COLUMNS, entries)
         table.show(entries)
-        named = len(keys & {entry.key for entry in entries if entry.name})
-        notes = ["%d of %s have a name." % (named, counted(len(keys), "peer")), *notes, *table.notes]
+        named, have = len(keys & {entry.key for entry in entries if entry.name}), "has" if len(keys) == 1 else "have"
+        notes = ["%d of %s %s a name." % (named, counted(len(keys), "peer"), have), *notes, *table.notes]
     show_notes(notes, not options.json)
     return 0
 

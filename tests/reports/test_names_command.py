@@ -84,6 +84,8 @@ def test_without_a_store_wg_says_which_peers_there_are(place: Place, tmp_path: P
     behind = [*place.enter(), *settings(tmp_path, "STATE_PATH=/none\nPEER_NAMES=%s/list\n" % tmp_path)]
     told = run("names", behind=behind)
     assert "1 of 2 peers have a name." in told.lines and peer(2).public_key in told.out
+    place.device(peers=[peer(1)])
+    assert "1 of 1 peer has a name." in run("names", behind=behind).lines
 
 
 @pytest.mark.parametrize("paths, words, why", [
