@@ -84,7 +84,14 @@ def test_without_a_store_wg_says_which_peers_there_are(place: Place, tmp_path: P
     behind = [*place.enter(), *settings(tmp_path, "STATE_PATH=/none\nPEER_NAMES=%s/list\n" % tmp_path)]
     told = run("names", behind=behind)
     assert "1 of 2 peers have a name." in told.lines and peer(2).public_key in told.out
+
+
+def test_a_single_peer_has_a_name(place: Place, tmp_path: Path) -> None:
+    from device import peer
+
     place.device(peers=[peer(1)])
+    (tmp_path / "list").write_text("%s one\n" % peer(1).public_key)
+    behind = [*place.enter(), *settings(tmp_path, "STATE_PATH=/none\nPEER_NAMES=%s/list\n" % tmp_path)]
     assert "1 of 1 peer has a name." in run("names", behind=behind).lines
 
 
