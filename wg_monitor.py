@@ -1336,9 +1336,13 @@ def moment() -> Moment:
     return Moment(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
+def read_text(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return file.read()
+
+
 def boot_id() -> str:
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        return file.read().strip()
+    return read_text("/proc/sys/kernel/random/boot_id").strip()
 
 
 def find_wg() -> str:
@@ -3673,8 +3677,7 @@ def fit_script(settings: Settings) -> str:
 
 def judge_permission() -> str:
     # The user's name. Errors: Refusal.
-    with open("/proc/self/status") as file:
-        match = re.search(r"^CapEff:\s*([0-9a-f]+)$", file.read(), re.M)
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)$", read_text("/proc/self/status"), re.M)
     capabilities = int(match.group(1), 16) if match else 0
     user = user_name(os.geteuid())
     if os.geteuid() != 0 and not capabilities >> CAP_NET_ADMIN & 1:
@@ -3754,8 +3757,7 @@ def read_settings_file(path: str, environment: dict[str, str]) -> Iterator[Findi
     # Adds the settings of a unit's file, which need not exist.
     text, words, code = "", path, 0
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            text = file.read()
+        text = read_text(path)
     except OSError as error:
         words, code = "%s: %s" % (words, reason_of(error)), 0 if isinstance(error, FileNotFoundError) else EXIT_FAILURE
     yield "file", (words, code)
@@ -3787,17 +3789,18 @@ def try_wg(wg: str, settings: Settings) -> tuple[str, int]:
 
 def use_of(lock: str) -> str:
     # Which process holds the lock of a file; "" = none. It takes no lock itself, which a starting monitor would find. On
-    # overlayfs and btrfs, /proc/locks has another device than stat(2): the process's open files tell.
+    # overlayfs and btrfs, /proc/locks has another device than stat(2): the process's open files tell. The kernel shows
+    # its list in pieces of a page. A lock that moves up meanwhile falls between two of them, so that it takes more looks.
     import glob
 
-    pids: list[str] = []
-    with suppress(OSError), open("/proc/locks") as locks:
-        pids = re.findall(r"(?m)^\d+: FLOCK .* WRITE (\d+) \S+:%d " % os.lstat(lock).st_ino, locks.read())
-    for pid, path in ((holder, path) for holder in pids for path in glob.glob("/proc/%s/fd/*" % holder)):
-        with suppress(OSError):  # it was closed just now
-            if os.path.samefile(lock, path):
-                with open("/proc/%s/comm" % pid, errors="replace") as name:
-                    return ", in use by process %s (%s)" % (pid, printable(name.read().strip()))
+    for _ in range(20):
+        with suppress(OSError):
+            pids = re.findall(r"(?m)^\d+: FLOCK .* WRITE (\d+) \S+:%d " % os.lstat(lock).st_ino, read_text("/proc/locks"))
+            for pid, path in ((holder, path) for holder in pids for path in glob.glob("/proc/%s/fd/*" % holder)):
+                with suppress(OSError):  # it was closed just now
+                    if os.path.samefile(lock, path):
+                        command = read_text("/proc/%s/comm" % pid).strip()
+                        return ", in use by process %s (%s)" % (pid, printable(command))
     return ""
 
 

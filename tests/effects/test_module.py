@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Dict, List, NamedTuple
 
@@ -150,6 +151,33 @@ def test_the_holder_of_a_lock_is_found_while_it_opens_and_closes_files(tmp_path:
     finally:
         os.close(lock)
     assert wg_monitor.use_of(str(path)) == ""
+
+
+def test_the_holder_of_a_lock_is_found_while_others_come_and_go(tmp_path: Path) -> None:
+    """The kernel shows its locks a page at a time: while those before it go, a lock may move past the reader."""
+    crowd = """if True:
+        import fcntl, sys
+        files = [open("%s/%d" % (sys.argv[1], number), "w") for number in range(200)]
+        while True:
+            for how in (fcntl.LOCK_EX, fcntl.LOCK_UN):
+                for file in files:
+                    fcntl.flock(file, how)
+    """
+    lock = wg_monitor.lock_file(str(tmp_path / "store.lock"))
+    others = [tmp_path / "a", tmp_path / "b"]
+    for other in others:
+        other.mkdir()
+    children = [subprocess.Popen([sys.executable, "-c", crowd, str(other)]) for other in others]
+    try:
+        waited = time.monotonic() + 30
+        while Path("/proc/locks").read_text().count("FLOCK") < 100:
+            assert time.monotonic() < waited
+        assert [wg_monitor.use_of(str(tmp_path / "store.lock")) for _ in range(200)].count("") == 0
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+        os.close(lock)
 
 
 def comm() -> str:
