@@ -1821,8 +1821,7 @@ class Trail:
         # next one, that line will be finished in this file, whatever its name is now. Errors: OSError.
         descriptor = find_inode(os.path.dirname(self.path), position)
         end = os.fstat(descriptor).st_size
-        found = os.pread(descriptor, end - position.size, position.size).split(b"\n")
-        torn = found.pop()
+        *found, torn = os.pread(descriptor, end - position.size, position.size).split(b"\n")
         struck = 0
         for line in found:
             if lines[struck : struck + 1] == [line + b"\n"]:
@@ -2917,8 +2916,9 @@ class Monitor:
         self.watched: Moment | None = None  # the last reading of the run before, until the first one of this run
         self.first: Moment | None = None  # the first reading of this run
         self.first_session = 0  # the number of its last session
-        # Boot times of the last turn of the loop, and of the last one that came after the loop had stood still.
-        self.turned, self.stalled = moment().boot, NEVER
+        # Boot times of the last turn of the loop, of the last one that came after the loop had stood still, and of the
+        # end of the last gap of all interfaces.
+        self.turned, self.stalled, self.blinded = moment().boot, NEVER, NEVER
         # Whether the last reading was late, and the longest time between two readings that are not: two intervals, and
         # a second, so that a busy machine is not blind now and then.
         self.late, self.patience = False, 2 * settings.interval + 1
@@ -3294,6 +3294,10 @@ class Monitor:
         # late must not cause a checkpoint at each reading.
         first = not reading.interfaces <= self.table.seen.keys() or self.late and "late" not in self.faults
         gaps = gaps_of(self.table, reading.interfaces, now, self.patience)
+        for name, gap in gaps.items():  # what follows the last gap of all interfaces is one of this one alone
+            gap, unreadable = min(gap, now.boot - self.blinded), ("unreadable", name) in self.faults.open
+            if gap > self.patience and (unreadable or name in self.table.seen):
+                self.blind(Moment(now.wall - gap, now.boot - gap), now, "unreadable" if unreadable else "late", name)
         events = decide(self.table, reading, now, self.settings)
         if renamed and not unnamed:  # now that a peer which was removed, in the file as well, has its last line
             rename(self.table, names, complete=True)
@@ -3303,9 +3307,6 @@ class Monitor:
         if self.store is not None and "store" not in self.faults:
             with self.store_faults():
                 events = self.store.look_up(events)  # before their own addresses are in it
-        for name in gaps:
-            if ("unreadable", name) in self.faults.open:
-                self.blind(Moment(now.wall - gaps[name], now.boot - gaps[name]), now, "unreadable", name)
         self.faults.compare(faults, reading)
         self.counts.update(skipped=sum(reading.invalid.values()), events=len(events))
         for event in events:
@@ -3326,6 +3327,7 @@ class Monitor:
                 begins = "Readings are more than two intervals apart: what happens between them is not seen"
                 self.faults.begin(Fault("late", "", begins, "Readings are on time again", last.boot))
             self.blind(last, now, why)
+            self.blinded = now.boot
         else:
             self.faults.end("late")
 
@@ -3717,8 +3719,7 @@ def build_parser() -> Any:
 def parse_arguments(words: Sequence[str]) -> dict[str, Any]:
     # Flags, command and instance by name. Errors: Refusal, which names an unknown flag but not the value after it.
     # argparse would take the word after --debug for its value.
-    words = ["--debug=true" if word == "--debug" else word for word in words]
-    known, unknown = build_parser().parse_known_args(words)
+    known, unknown = build_parser().parse_known_args(["--debug=true" if word == "--debug" else word for word in words])
     unknown += [known.command] * (known.command not in (None, "check"))
     if unknown:
         raise Refusal("invalid usage", "unknown argument '%s'" % printable(unknown[0]), "see --help")

@@ -215,6 +215,33 @@ def test_the_time_without_an_interface_counts_as_unwatched_in_its_sessions(place
     assert 9 < found["wg0"] < 19 < found["wg1"], "nobody watched wg0 until wg was killed, and wg1 until it answered"
 
 
+def test_an_interface_that_answers_too_late_leaves_a_gap_of_its_own(place: Place) -> None:
+    """It hangs for less than its timeout, so that nobody reports it as unreadable."""
+    state = place.path / "state.db"
+    one, two = peer(1, now()), peer(2, now())
+    wg0, wg1 = place.device("wg0", [one]), place.device("wg1", [two])
+    hung = place.device("wg2", [peer(3, now())])
+    monitor = place.start("--state-path", str(state))
+    monitor.see(told("ONLINE", two, "new", "wg1"))
+    hung.hang()
+    monitor.see(CANNOT % "wg2")
+    wg1.hang()
+    time.sleep(6)
+    wg1.publish([moved(two, "198.51.100.8")])
+    wg1.resume()
+    monitor.see(told("ROAMING", moved(two, "198.51.100.8"), "from " + two.endpoint, "wg1"))
+    wg0.publish([moved(one, "198.51.100.7")])
+    monitor.see(told("ROAMING", moved(one, "198.51.100.7"), "from " + one.endpoint))
+    assert monitor.stop() == 0
+    with closing(sqlite3.connect(str(state))) as database:
+        found = database.execute("SELECT interface, why, stop - start FROM unwatched").fetchall()
+        unwatched = dict(database.execute("SELECT interface, unwatched FROM sessions").fetchall())
+    (late,) = [seconds for interface, why, seconds in found if (interface, why) == ("wg1", "late")]
+    assert 4 < late < 10
+    assert not [interface for interface, _, _ in found if interface == "wg0"]
+    assert unwatched["wg1"] - unwatched["wg0"] == pytest.approx(late, abs=2)
+
+
 def test_only_names_of_interfaces_are_given_to_wg(place: Place) -> None:
     log = place.path / "commands"
     one = peer(1, now())
