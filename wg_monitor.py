@@ -1065,8 +1065,9 @@ def add_endpoint(row: Row, session: Session) -> None:
 
 def gaps_of(table: Table, names: Iterable[str], now: Moment, limit: float) -> dict[str, float]:
     # Those of the interfaces, now read, that nobody watched for more than `limit` seconds, and for how long. Before the
-    # first reading of a run, any time counts.
-    gaps = {name: now.boot - table.seen.get(name, table.watched) for name in names}
+    # first reading of a run, any time counts. One that was down was not unwatched.
+    down = {name for name, interface in table.interfaces.items() if not interface.up}
+    gaps = {name: now.boot - table.seen.get(name, table.watched) for name in names if name not in down}
     return {name: gap for name, gap in gaps.items() if gap > (limit if name in table.seen else 0.0)}
 
 
@@ -3800,8 +3801,7 @@ def use_of(lock: str) -> str:
             for pid, path in ((holder, path) for holder in pids for path in glob.glob("/proc/%s/fd/*" % holder)):
                 with suppress(OSError):  # it was closed just now
                     if os.path.samefile(lock, path):
-                        command = read_text("/proc/%s/comm" % pid).strip()
-                        return ", in use by process %s (%s)" % (pid, printable(command))
+                        return ", in use by process %s (%s)" % (pid, printable(read_text("/proc/%s/comm" % pid)[:-1]))
     return ""
 
 

@@ -995,6 +995,12 @@ STEPS = [
         (changed(table_of(), seen={"wg0": 10.0}, watched=7.0), ["wg0", "wg1"], Moment(0.0, 12.0), 61.0),
         {"wg1": 5.0},
     ),
+    Call(
+        "an interface that was down was watched",
+        "gaps_of",
+        (changed(table_of(wg0=DOWN, wg1=UP), seen={"wg0": 0.0, "wg1": 0.0}), ["wg0", "wg1"], NOW, 61.0),
+        {"wg1": NOW.boot},
+    ),
     Call("without an earlier run there is no gap", "gaps_of", (table_of(), ["wg0"], NOW, 61.0), {}),
     Call(
         "a new name replaces the former one, and the row is saved",
