@@ -2792,8 +2792,7 @@ class HookRunner:
 class Notifier:
     def __init__(self, environment: "os._Environ[str]") -> None:
         self.address = re.sub("^@", "\0", environment.pop("NOTIFY_SOCKET", ""))
-        usec = environment.pop("WATCHDOG_USEC", "")
-        pid = environment.pop("WATCHDOG_PID", "")
+        usec, pid = environment.pop("WATCHDOG_USEC", ""), environment.pop("WATCHDOG_PID", "")
         mine = usec.isdigit() and pid in ("", str(os.getpid()))
         self.watchdog_s = int(usec) / 1e6 if mine and self.address else 0.0
 
@@ -3295,9 +3294,9 @@ class Monitor:
         # late must not cause a checkpoint at each reading.
         first = not reading.interfaces <= self.table.seen.keys() or self.late and "late" not in self.faults
         gaps = gaps_of(self.table, reading.interfaces, now, self.patience)
-        for name, gap in gaps.items():  # what follows the last gap of all interfaces is one of this one alone
-            gap, unreadable = min(gap, now.boot - self.blinded), ("unreadable", name) in self.faults.open
-            if gap > self.patience and (unreadable or name in self.table.seen):
+        for name, gap in gaps.items():  # of one interface. Right after a gap of all, it is the same one.
+            unreadable = ("unreadable", name) in self.faults.open
+            if unreadable or (name in self.table.seen and now.boot - self.blinded > self.patience):
                 self.blind(Moment(now.wall - gap, now.boot - gap), now, "unreadable" if unreadable else "late", name)
         events = decide(self.table, reading, now, self.settings)
         if renamed and not unnamed:  # now that a peer which was removed, in the file as well, has its last line

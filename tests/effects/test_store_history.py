@@ -27,7 +27,6 @@ ANN, BOB, CYD = key("ann"), key("bob"), key("cyd")
 IPS = "SELECT interface, public_key, since, ips FROM allowed_ips ORDER BY number"
 ADDRESSES = "SELECT interface, public_key, address, first_seen, last_seen FROM addresses ORDER BY 1, 2, 3"
 RUNS = "SELECT start, version, interval, threshold, liveness, interfaces FROM runs ORDER BY number"
-GAPS = "SELECT start, stop, interface, why FROM unwatched ORDER BY number"
 
 
 @pytest.fixture

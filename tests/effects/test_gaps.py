@@ -1,0 +1,92 @@
+"""Time in which nobody watched an interface, as the store keeps it: a monitor reads wg0 and wg1 every 30 s, on a simulated
+clock."""
+
+import contextlib
+from pathlib import Path
+from typing import Iterable, List, NamedTuple, Tuple
+
+import pytest
+
+import wg_monitor
+from test_model import Run
+from values import P, at, chosen, dump, give, ids, unreadable
+from watcher import query
+
+GAPS = "SELECT interface, start, stop, why FROM unwatched ORDER BY start, interface"
+
+
+class Case(NamedTuple):
+    """Times are seconds from the start, at which a reading is due. The first and the last of each period belong to it."""
+
+    name: str
+    gaps: List[Tuple[object, ...]]
+    hung: Tuple[int, int] = (0, 0)  # wg1 cannot be read
+    failed: Tuple[int, int] = (0, 0)  # `wg` fails
+    down: Tuple[int, int] = (0, 0)  # wg1 does not exist
+    alone: Tuple[int, int] = (0, 0)  # wg0 is asked alone, and wg1 does not answer in time
+
+
+CASES = [
+    Case("nothing", []),
+    Case("an interface that was down was watched", [], down=(600, 1200)),
+    Case("an interface that cannot be read", [("wg1", 570.0, 1230.0, "unreadable")], hung=(600, 1200)),
+    Case("an interface that answers too late", [("wg1", 570.0, 720.0, "late")], alone=(600, 690)),
+    Case("an interface that answers in time after all", [], alone=(600, 600)),
+    Case("wg fails", [(None, 570.0, 1230.0, "failed")], failed=(600, 1200)),
+    Case(
+        "a gap of all interfaces in the one of an interface",
+        [("wg1", 570.0, 2430.0, "unreadable"), (None, 1170.0, 1530.0, "failed")],
+        hung=(600, 2400),
+        failed=(1200, 1500),
+    ),
+    Case(
+        "a gap of all interfaces that ends together with the one of an interface",
+        [("wg1", 570.0, 1530.0, "unreadable"), (None, 1170.0, 1530.0, "failed")],
+        hung=(600, 1500),
+        failed=(1200, 1500),
+    ),
+    Case(
+        "an interface that answers right after a gap of all interfaces",
+        [(None, 570.0, 750.0, "failed")],
+        failed=(600, 720),
+        alone=(750, 750),
+    ),
+]
+
+
+def within(second: int, period: Tuple[int, int]) -> bool:
+    return bool(period[1]) and period[0] <= second <= period[1]
+
+
+def readings(case: Case) -> Iterable[Tuple[int, str]]:
+    """What `wg` shows at each reading of which it shows something."""
+    for second in range(0, 3000, 30):
+        handshake = 120 * (second // 120) - 10
+        texts = [dump(name, P(who, handshake, 100, 50)) for name, who in (("wg0", "ann"), ("wg1", "bob"))]
+        if not within(second, case.failed):
+            yield second, texts[0] + ("" if within(second, case.down) or within(second, case.hung) else texts[1])
+
+
+@pytest.mark.parametrize("case", CASES, ids=ids(CASES))
+def test_each_gap_is_told_once(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [at(0)]
+    monkeypatch.setattr(wg_monitor, "moment", lambda: now[0])
+    monkeypatch.setattr(wg_monitor, "boot_id", lambda: "boot")
+    run = Run(str(tmp_path), chosen())
+    shown = dict(readings(case))
+    with contextlib.ExitStack() as stack:
+        stack.callback(run.end, True)
+        for second in range(0, 3000, 30):
+            now[0] = at(second)
+            run.monitor.turned = now[0].boot
+            if second not in shown:
+                run.monitor.no_reading("this is a test")
+            elif within(second, case.alone):
+                run.monitor.round.names = frozenset(("wg0", "wg1", ""))
+                text = dump("wg0", P("ann", 120 * (second // 120) - 10, 100, 50))
+                run.monitor.take(wg_monitor.Answer(len(text), "", "", now[0]), [text.encode()], "wg0")
+            else:
+                run.monitor.round.names = frozenset()
+                give(run.monitor, shown[second], unreadable("wg1") if within(second, case.hung) else "")
+    found = query(tmp_path / "state.db", GAPS)
+    assert [(name, start - at(0).wall, stop - at(0).wall, why) for name, start, stop, why in found] == case.gaps
