@@ -351,7 +351,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     print("# All of it at a glance: open this page in a browser.")
     print("$ wg-monitor sessions --format html > report.html")
     print(page)
-    print("\nTo go on asking: python3 wg_monitor.py sessions --store %s --help" % company.store)
+    print("\nTo go on asking, at this company's time:")
+    print("$ TZ=%s python3 wg_monitor.py sessions --since 2026-11-21 --store %s" % (ZONE, shlex.quote(company.store)))
     return 0
 
 

@@ -65,12 +65,15 @@ def test_the_tour_leaves_a_store_a_trail_and_a_page(tour: Tuple[str, Path]) -> N
     text, directory = tour
     assert "\n%s\n" % (directory / "report.html") in text
     assert (directory / "report.html").read_text(encoding="utf-8").startswith("<!")
-    command = re.search(r"^To go on asking: python3 wg_monitor.py (sessions --store \S+) --help$", text, re.M)
+    command = re.search(r"^\$ (TZ=\S+ python3) wg_monitor.py (sessions --since \S+ --store \S+)$", text, re.M)
     assert command
-    ask = [sys.executable, "-IS", str(PROJECT / "wg_monitor.py"), *command.group(1).split(), "--peer", "frank-contractor"]
+    run_it = "%s %s %s --peer heidi-phone" % (command.group(1), PROJECT / "wg_monitor.py", command.group(2))
     wide = {**os.environ, "COLUMNS": "140"}
-    asked = subprocess.run(ask, stdout=subprocess.PIPE, env=wide, check=True, text=True).stdout
-    assert "removed" in asked and "sessions of 1 peer." in asked
+    asked = subprocess.run(run_it, shell=True, stdout=subprocess.PIPE, env=wide, check=True, text=True).stdout
+    shown = re.findall(r"^heidi-phone .*$", text.partition("sessions --since 2d")[2].partition("\n\n")[0], re.M)
+    assert len(shown) > 2 and [re.split("  +", row)[2:5] for row in shown] == [
+        re.split("  +", row)[2:5] for row in asked.splitlines() if row.startswith("heidi-phone")
+    ][-len(shown) :]
 
 
 def test_what_happened_is_in_the_trail(tour: Tuple[str, Path]) -> None:
