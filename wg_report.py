@@ -67,7 +67,7 @@ class Session(NamedTuple):
     received: int | None  # bytes that the peer sent: lower bounds
     sent: int | None
     unwatched: float  # seconds of it in which nobody watched
-    reason: str  # why it ended; "" = it has not, or nobody knows
+    reason: str  # why it ended; "" = it has not, or a text trail does not say
 
 
 # Time in which nobody watched an interface, or any (None).
@@ -275,7 +275,7 @@ def ranked(ordered: Sequence[Sequence[float]], rank: int) -> float:
     # The length at this place, from 1, of all in order, in milliseconds. Halving an interval takes no memory: one list
     # of a million lengths takes 32 MiB, and half a second to sort.
     low, high = -1.0, max(lengths[-1] for lengths in ordered)
-    while high - low > 1e-4:
+    while high - low > max(1e-4, high * 1e-12):  # a hostile trail has sessions of any length
         middle = (low + high) / 2
         enough = sum(bisect_right(lengths, middle) for lengths in ordered) >= rank
         low, high = (low, middle) if enough else (middle, high)
@@ -391,7 +391,7 @@ class Bucket:
             self.online += session.length * (shares[1] - shares[0])
             self.received = plus(self.received, share_of(session.received, *shares))
             self.sent = plus(self.sent, share_of(session.sent, *shares))
-            self.estimated |= shares[1] - shares[0] < 1
+            self.estimated |= shares[1] - shares[0] < 1 and session.received is not None
 
 
 def share_of(count: int | None, before: float, after: float) -> int | None:
@@ -544,7 +544,9 @@ def chooser(query: Query, held: Held, period: Period, now: float = FOREVER) -> C
     starts = ("[%s]" % address, "[%s%%" % address) if ":" in address else (address + ":",)
 
     def wanted(s: Session) -> bool:
-        if (s.start >= until and s.start != since) or (s.until < since and (s.state != ONLINE or now < since)):
+        if s.start >= until and s.start != since:
+            return False
+        if s.until < since and s.start < since and (s.state != ONLINE or now < since):  # the clock may have been set back
             return False
         if every:
             return True
@@ -569,8 +571,12 @@ def holders_of(address: str, changes: Iterable[Change]) -> dict[Key, list[Stretc
     wanted = ip_address(address)
 
     def longest(ips: str | None) -> int:
-        networks = [ip_network(ip, strict=False) for ip in (ips or "").split(",") if ip]
-        return max([n.prefixlen for n in networks if n.version == wanted.version and wanted in n], default=-1)
+        found = [-1]
+        for ip in (ips or "").split(","):
+            with suppress(ValueError):  # what is no network holds no address
+                network = ip_network(ip, strict=False)
+                found += [network.prefixlen] * (network.version == wanted.version and wanted in network)
+        return max(found)
 
     held: dict[Key, list[Stretch]] = {}
     prefixes: dict[str, dict[str, int]] = {}  # of the peers on each interface that have one
@@ -608,7 +614,7 @@ def means(text: str, key: str) -> bool:
 def one_key(text: str, keys: set[str]) -> set[str]:
     """Errors: Refusal, if a text is the beginning of several keys."""
     if len(keys) > 1:
-        why = "it means %d peers, among them %s" % (len(keys), " and ".join(sorted(keys)[:2]))
+        why = "it means %d peers, among them %s" % (len(keys), clean(" and ".join(sorted(keys)[:2])))
         raise Refusal("--peer %s" % clean(text[:100]), why, "write more of the key")
     return keys
 
@@ -622,7 +628,7 @@ def keys_meant(text: str, pairs: Sequence[tuple[str, str]]) -> set[str]:
 def known(text: str, keys: set[str]) -> set[str]:
     """Errors: Refusal, if a text means no peer."""
     if not keys:
-        why, remedy = "no peer has this name or key", "'wg-monitor status' lists the peers"
+        why, remedy = "no peer has this name or key", "'wg-monitor sessions --summary' lists them"
         raise Refusal("--peer %s" % clean(text[:100]), why, remedy, EXIT_FAILURE)
     return keys
 
@@ -642,9 +648,11 @@ OLDER = """
     CREATE TEMP VIEW unwatched AS SELECT 0.0 AS start, 0.0 AS stop, '' AS interface, '' AS why WHERE 0;
     CREATE TEMP VIEW allowed_ips AS SELECT seq AS number, interface, public_key, wall AS since,
         CASE WHEN kind <> 'REMOVED' THEN allowed_ips END AS ips FROM main.events WHERE public_key IS NOT NULL"""
+FIRSTS = """SELECT (SELECT min(seq) FROM events), (SELECT min(wall) FROM events), (SELECT min(start) FROM runs),
+    (SELECT min(start) FROM sessions)"""
 SESSIONS = """SELECT interface, public_key, name, number, start, last_seen, length, endpoints, received, sent,
     unwatched, reason FROM sessions
-    WHERE start <= ? AND (last_seen IS NULL OR last_seen >= ?) AND number > ? AND number < ?"""
+    WHERE start <= ? AND (last_seen IS NULL OR max(start, last_seen) >= ?) AND number > ? AND number < ?"""
 
 
 # A database that somebody else writes. It is opened for each question anew, so that no transaction stays open while
@@ -657,7 +665,8 @@ class Store:
             if not stat.S_ISREG(os.stat(self.path).st_mode):
                 raise self.refusal("is no store", "it is not a regular file")
         except FileNotFoundError:
-            raise self.refusal("does not exist", "no monitor has written it") from None
+            remedy = "start the monitor with STATE_PATH, or name another file"
+            raise self.refusal("does not exist", "no monitor has written it", remedy) from None
         if not os.access(self.path, os.R_OK):
             raise PermissionError(errno.EACCES, "", self.path)
         self.version = int(self.ask("PRAGMA user_version")[0][0])
@@ -696,9 +705,11 @@ class Store:
         self.gaps = [Gap(self.gateway, *gap) for gap in ask("text? real real text", statement)]
         statement = "SELECT interval, threshold, liveness, interfaces FROM runs ORDER BY number DESC LIMIT 1"
         self.rule = (ask("int int text text", statement) or [None])[0]  # None = an old store does not say
-        firsts = "SELECT min(start) FROM runs UNION SELECT min(start) FROM sessions UNION SELECT min(wall) FROM events"
-        begins = [first for (first,) in ask("real?", firsts) if first is not None]
-        self.since = min([*begins, self.last])  # the first time that somebody watched
+        # The first time that somebody watched: the first run, or what pruning has left. Sessions may have begun before.
+        number, event, run, session = ask("int? real? real? real?", FIRSTS)[0]
+        begins = [event, run if number in (1, None) else None]
+        begins = [begin for begin in begins if begin is not None] or [session or self.last]
+        self.since = min(*begins, self.last)
 
     def refusal(self, what: str, why: str, remedy: str = "name a store, such as %s/state.db" % STORES) -> Refusal:
         return Refusal("%s %s" % (printable(self.path), what), why, remedy, EXIT_FAILURE)
@@ -777,7 +788,7 @@ class Store:
 
     def converter(self, now: float) -> Callable[[Any], Session]:
         # Makes a session of a row.
-        gateway, state_now = self.gateway, ONLINE if self.is_watching(now) else UNKNOWN
+        gateway, now_open = self.gateway, (ONLINE, "") if self.is_watching(now) else (UNKNOWN, "unknown")
         ips: dict[Key, list[tuple[float, str | None]]] = {}
         for interface, key, since, networks in self.changes:
             ips.setdefault((interface, key), []).append((since, networks))
@@ -786,11 +797,11 @@ class Store:
             interface, key, name, number, start, until, length, endpoints, received, sent, unwatched, reason = row
             state = ENDED
             if reason is None:
-                state, reason, until, length = UNKNOWN, "", start, 0.0
+                state, reason, until, length = UNKNOWN, "unknown", start, 0.0
                 if number in self.open:
                     began, *counts = self.open[number]
                     received, sent = counted_since(*counts[:3]), counted_since(*counts[3:])
-                    state, until, length = state_now, self.last, max(0.0, self.boot - began)
+                    (state, reason), until, length = now_open, self.last, max(0.0, self.boot - began)
             _ = interface + key + name + endpoints + reason  # TypeError: a foreign type
             if not (0 <= start <= EPOCH_MAX and 0 <= until <= EPOCH_MAX and 0 <= length <= EPOCH_MAX):
                 raise ValueError("session %d has an impossible time" % number)
@@ -1560,7 +1571,7 @@ class Rebuilder:
 
     def release(self, peer: Followed) -> None:
         if peer.held is not None:
-            self.finish(peer, peer.held, peer.held.sure, peer.held.sure, UNKNOWN)
+            self.finish(peer, peer.held, peer.held.sure, peer.held.sure, UNKNOWN, "unknown")
 
     # Everything else
 
@@ -1765,9 +1776,9 @@ class Trails:
     def history(self, query: Query, now: float) -> History:
         found = self.found
         gaps = [gap for gap in found.gaps if not query.interfaces or gap.interface in (None, *query.interfaces)]
-        first = min([found.first, *(record[0] for record in islice(found.shelf, 1))])
+        watched_ = Period(min(found.first, found.seen), max(found.first, found.seen))  # the clock may have been set back
         sessions = partial(self.sessions, query, now)
-        return History("", self.path, Period(first, found.seen), sorted(gaps, key=BEGINNING), sessions, self.notes)
+        return History("", self.path, watched_, sorted(gaps, key=BEGINNING), sessions, self.notes)
 
     def sessions(self, query: Query, now: float, period: Period) -> Iterator[Session]:
         changes = ((i, self.keys.get((i, key), key), at, only_networks(ips)) for i, key, at, ips in self.found.changes)
@@ -1931,7 +1942,7 @@ def show_notes(notes: Iterable[str], table: bool) -> None:
     print(end="", flush=True)
     paint, room = Paint(), get_terminal_size().columns
     for note in notes:
-        narrow = textwrap.wrap(note, room if note.isascii() else room // 2)  # a wide character takes two columns
+        narrow = textwrap.wrap(note, room if note.isascii() else room // 2 or 1)  # a wide character takes two columns
         lines = [paint(line, DIM) for line in narrow] if table else ["wg_monitor: " + note]
         print("\n".join(lines), file=sys.stdout if table else sys.stderr)
 
@@ -2137,7 +2148,8 @@ def show_sessions(stream: Iterator[Session], gaps: Iterable[Gap], columns: Seque
     items: Iterable[Any] = merge(gaps, chain(first, stream), key=BEGINNING)
     for item in items:
         if isinstance(item, Gap):
-            where = "[%s] " % printable(item.interface) if item.interface else ""
+            where = printable(item.gateway, 64) + ": " if item.gateway else ""
+            where += "[%s] " % printable(item.interface) if item.interface else ""
             why = " (%s)" % printable(item.why) if item.why else ""
             times = (zone.stamp(item.start), end_text(item.stop, item.start, zone))
             text = "-- %snot watched from %s to %s%s" % (where, *times, why)
@@ -2164,13 +2176,17 @@ def watched_text(history: History, watches: bool, zone: Zone) -> str:
         text = "Watched since %s." % zone.stamp(history.watched.since)
     elif history.watched.until > history.watched.since:
         text = "Watched from %s to %s, and not since." % tuple(map(zone.stamp, history.watched))
-    return "%s (%s): %s" % (printable(history.gateway), printable(history.path), text) if history.gateway else text
+    if not history.gateway:
+        return text
+    where = " (%s)" % printable(history.path) if history.gateway != history.path else ""
+    return "%s%s: %s" % (printable(history.gateway), where, text)
 
 
 def period_of(options: Any, now: float, zone: Zone) -> tuple[Period, list[str]]:
     # The period that is asked for, and what there is to say about it. Errors: Refusal.
     if options.present and (options.since or options.until):
-        raise Refusal("invalid usage", "--present goes without --since and --until", "see --help")
+        remedy = "see wg-monitor sessions --help"
+        raise Refusal("invalid usage", "--present goes without --since and --until", remedy)
     begin, end = options.present or options.since, options.present or options.until
     since, note = parse_moment(begin, now, zone) if begin else (-FOREVER, "")
     until, other = parse_moment(end, now, zone, end=True) if end else (FOREVER, "")
@@ -2207,6 +2223,9 @@ def an_address(text: str) -> str:
 def query_of(options: Any, sources: Sequence[Any]) -> Query:
     """Errors: Refusal."""
     keys = [known(text, set().union(*(source.find(text) for source in sources))) for text in options.peer]
+    for text, meant in zip(options.peer, keys):  # a name may have several keys, but not the beginning of a key
+        if all(means(text, key) for key in meant):
+            one_key(text, meant)
     found, names = frozenset().union(*keys) if keys else None, frozenset(options.peer)
     interfaces, reasons = frozenset(",".join(options.interface).split(",")) - {""}, frozenset(options.reason)
     return Query(found, names, interfaces, reasons, options.ip or "", options.min_length, options.last)
@@ -2260,7 +2279,8 @@ def sessions(words: Sequence[str]) -> int:
         items, names = list(add_up_by(options.by, stream, histories, period, zone)), Usage._fields
     elif options.summary:
         totals, total = add_up(stream, histories, period)
-        items, names = [*sorted(totals, key=lambda t: (not t.name, t.name, t[:3])), total], Total._fields
+        items = [*sorted(totals, key=lambda t: (not t.name, t.name, t[:3])), total]
+        names = Total._fields[not gateways :]
     if options.format == "html":
         reconfigure(encoding="utf-8")  # as the page says, whatever the locale
         sys.stdout.writelines(page(stream, histories, period, now, zone, options.lang == "zh", notes))
@@ -2765,7 +2785,7 @@ class Page:
         # For the script: hexadecimal numbers. Missing ones at the end are left out.
         host, _, port = (s.endpoints or ("",))[-1].rpartition(":")
         numbers: list[int | None] = [int(s.until) - int(s.start), ENDS.index(end_of(s))]
-        numbers += [self.hosts.setdefault(host, len(self.hosts)), int(port) if port.isdigit() else None]
+        numbers += [self.hosts.setdefault(host, len(self.hosts)), int(port) if port.isdecimal() else None]
         numbers += [s.received, s.sent, len(s.endpoints[1:]) or None, 1 if s.unwatched else None]
         return ".".join("" if n is None else "%x" % n for n in numbers).rstrip(".")
 
@@ -3113,12 +3133,18 @@ def open_stores(texts: Sequence[str], needed: bool = True) -> list[Store]:
     if not texts:
         with suppress(FileNotFoundError):
             texts = ["%s/%s" % (STORES, n) for n in sorted(os.listdir(STORES)) if re.fullmatch(r"state(-.+)?\.db", n)]
+        elsewhere = wg_monitor.settings_of_unit(None)[0]["STATE_PATH"]  # where the service's settings put it
+        texts = [*texts, *[elsewhere] * (os.path.lexists(elsewhere) and elsewhere not in texts)]
     if not texts and needed:
         why, remedy = "%s holds none" % STORES, "start the monitor with STATE_PATH, or name a store with --store"
         raise Refusal("there is no store", why, remedy, EXIT_FAILURE)
     pairs = [re.fullmatch("(?s)(?:([^/=]+)=)?(.*)", text).groups("") for text in texts]  # type: ignore[union-attr]
     if len(pairs) > 1:
         pairs = [(name or re.sub(r".*/|\.db$", "", path), path) for name, path in pairs]
+    paths = [os.path.realpath(path) for _, path in pairs]
+    again = [path for number, path in enumerate(paths) if path in paths[:number]]
+    if again:  # every sum would count it twice
+        raise Refusal("--store %s" % printable(again[0]), "it is named twice", "name it once")
     twice = len({name for name, _ in pairs}) < len(pairs)
     return [Store(path if twice else name, path) for name, path in pairs]
 

@@ -164,7 +164,7 @@ def test_without_a_store(place: Place) -> None:
     found = samples_of(metrics(place))
     assert {name for name, _ in found} == expected
     path = place.path / "state.db"
-    said = "wg_monitor: %s does not exist: no monitor has written it; name a store, such as /var/lib/wg-monitor/state.db\n"
+    said = "wg_monitor: %s does not exist: no monitor has written it; start the monitor with STATE_PATH, or name another file\n"
     text = metrics(place, "--store", str(path), said=said % path)
     judge(text)
     found = samples_of(text)

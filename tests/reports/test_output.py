@@ -48,6 +48,10 @@ def test_nothing_wraps(store: Path, words: str, width: int) -> None:
             assert columns(ESCAPE.sub("", line)) <= width, line
 
 
+def test_a_wide_note_fits_one_column(store: Path) -> None:
+    assert report("sessions", "--store", "é=%s" % store, width=1).code == 0
+
+
 def test_a_wide_note_does_not_wrap(store: Path) -> None:
     name = "田中太郎的笔记本电脑在东京的办公室里面"
     lines = report("sessions", "--present", "2020-01-01", "--store", "%s=%s" % (name, store), width=40).lines
@@ -76,7 +80,7 @@ bob/////...   2023-11-14 22:16  still on  20s     192.0.2.9:999
 * Nobody watched for a part of this session.
 Too narrow for: SENT, RECEIVED, TUNNEL ADDRESS, ENDED, IFACE.
 3 sessions of 3 peers.
-Watched since 2023-11-14 22:13:15.
+Watched since 2023-11-14 22:13:20.
 """
 
 

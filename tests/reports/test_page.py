@@ -91,7 +91,7 @@ HOSTILE = (
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_text_adds_no_element(text: str) -> None:
     def made(words: str) -> Element:
-        one = session("ann", 9000, 5000, name=words, endpoints=(words, words + ":1"), interface=words, gateway=words)
+        one = session("ann", 9000, 5000, name=words, endpoints=(words, words + ":²"), interface=words, gateway=words)
         one = one._replace(peer=words + "...", allowed_ips=words)
         gap = Gap(words, None, END - 900, END - 800, words)
         found = history(one, one._replace(reason=words, start=END - 300), gateway=words, gaps=[gap])

@@ -10,6 +10,7 @@ from typing import Any, Dict, List
 import pytest
 
 import wg_monitor
+import wg_report
 from reports import Answer, report, run, story
 from stores import OldStore, change
 from values import P, at, dump, key
@@ -41,7 +42,7 @@ cyd/////...   wg0    2023-11-14 22:13:40  22:16:30*        2m 50s  [2001:db8::7]
 bob/////...   wg0    2023-11-14 22:16:30  still connected  20s     192.0.2.9:999             10.0.0.3         2.0 KiB      0 B
 * Nobody watched for a part of this session.
 3 sessions of 3 peers.
-Watched since 2023-11-14 22:13:15.
+Watched since 2023-11-14 22:13:20.
 """  # noqa: E501
 
 
@@ -62,7 +63,7 @@ def test_a_session_that_ends_on_another_day_shows_the_day(tmp_path: Path) -> Non
 def test_an_empty_answer_says_so_and_what_was_watched(store: Path) -> None:
     answer = sessions(store, "--peer", "alice-laptop", "--since", "22:15")
     assert answer.code == 0
-    assert answer.lines[-2:] == ["No session.", "Watched since 2023-11-14 22:13:15."]
+    assert answer.lines[-2:] == ["No session.", "Watched since 2023-11-14 22:13:20."]
 
 
 def test_a_gap_in_an_empty_answer_is_shown(store: Path) -> None:
@@ -79,9 +80,10 @@ def test_gaps_of_other_interfaces_are_left_out(store: Path) -> None:
 def test_what_nobody_watches_now_is_no_evidence(tmp_path: Path) -> None:
     [path] = story(tmp_path / "state.db")  # its monitor has stopped
     answer = sessions(path)
-    assert answer.lines[-1] == "Watched from 2023-11-14 22:13:15 to 2023-11-14 22:16:50, and not since."
+    assert answer.lines[-1] == "Watched from 2023-11-14 22:13:20 to 2023-11-14 22:16:50, and not since."
     assert " unknown " in answer.lines[4]  # the session of Bob
-    assert "online" not in found(path)[2] and found(path)[2]["reason"] is None
+    assert "online" not in found(path)[2] and found(path)[2]["reason"] == "unknown"
+    assert who(path, "--reason", "unknown") == "bob"
     assert who(path, "--present", "22:16:45") == "cyd bob"[4:]
     assert who(path, "--present", "22:16:55") == ""
 
@@ -185,7 +187,7 @@ def test_names_are_the_ones_at_the_beginning(store: Path) -> None:
 # --- Refusals -----------------------------------------------------------------------------------------------------
 
 REFUSALS = [
-    ("--peer nobody", EXIT_FAILURE, "--peer nobody: no peer has this name or key; 'wg-monitor status' lists the peers"),
+    ("--peer nobody", EXIT_FAILURE, "--peer nobody: no peer has this name or key; 'wg-monitor sessions --summary' lists them"),
     ("--peer dan", EXIT_USAGE, "--peer dan: it means 2 peers, among them dan1.* and dan2.*; write more of the key"),
     ("--ip 10.0.0", EXIT_USAGE, "--ip 10.0.0: it is no address; .*"),
     ("--ip 10.0.0.0/8", EXIT_USAGE, "--ip 10.0.0.0/8: it is no address; .*"),
@@ -229,7 +231,7 @@ def test_a_name_of_any_length_and_bytes_is_an_unknown_peer(store: Path) -> None:
 def test_hostile_words_do_not_reach_the_terminal(store: Path) -> None:
     done = run("sessions", "--store", str(store), "--peer", "\x1b[2Jann\n\u202e")
     assert (done.code, done.out) == (EXIT_FAILURE, "")
-    assert done.err == "wg_monitor: --peer ?[2Jann??: no peer has this name or key; 'wg-monitor status' lists the peers\n"
+    assert done.err == "wg_monitor: --peer ?[2Jann??: no peer has this name or key; 'wg-monitor sessions --summary' lists them\n"
 
 
 # --- Formats ------------------------------------------------------------------------------------------------------
@@ -274,7 +276,7 @@ def test_what_a_program_reads_has_no_notes_between_and_the_terminal_has_them(tmp
         answer = sessions(path, "--format", "csv")
         assert answer.err == "wg_monitor: In 1 period nobody watched: the table shows them.\n"
     answer = sessions(path, "--format", "json", "--since", "22:16:30")
-    assert answer.err == "wg_monitor: Watched from 2023-11-14 22:13:15 to 2023-11-14 22:16:50, and not since.\n"
+    assert answer.err == "wg_monitor: Watched from 2023-11-14 22:13:20 to 2023-11-14 22:16:50, and not since.\n"
 
 
 @pytest.mark.once  # needs Python 3.9
@@ -290,14 +292,15 @@ def test_sums_in_each_format(store: Path, words: str) -> None:
     rows = json.loads(sessions(store, *words.split(), "--format", "json").out)
     cells = list(csv.DictReader(io.StringIO(sessions(store, *words.split(), "--format", "csv").out[1:])))
     assert len(rows) == len(cells) == (4 if words == "--summary" else 1)
+    assert cells[0].keys() == rows[0].keys()
     assert rows[-1]["sessions"] == 3 and cells[-1]["sessions"] == "3"
     assert rows[-1]["received_bytes"] == sum(row["received_bytes"] for row in found(store))
-    assert table.lines[-1] == "Watched since 2023-11-14 22:13:15."
+    assert table.lines[-1] == "Watched since 2023-11-14 22:13:20."
     if words == "--summary":
         assert [row["name"] for row in rows] == ["alice-laptop", None, None, None]
         assert table.lines[4].split()[:2] == ["all", "3"]
     else:
-        assert rows[0]["start"].startswith("2023-11-14T22:13:15") and rows[0]["unwatched_s"] == 100
+        assert rows[0]["start"].startswith("2023-11-14T22:13:15") and rows[0]["unwatched_s"] == 105
 
 
 def test_a_sum_of_a_part_marks_bytes_that_reach_beyond(store: Path) -> None:
@@ -315,8 +318,8 @@ def test_several_stores_have_a_column(store: Path, tmp_path: Path) -> None:
         answer = report("sessions", "--store", "berlin=%s" % store, "--store", "tokyo=%s" % other)
         assert answer.lines[0].split()[:2] == ["GATEWAY", "PEER"]
         assert [line.split()[0] for line in answer.lines[1:3]] == ["berlin", "tokyo"]
-        assert answer.lines[-2:] == ["berlin (%s): Watched since 2023-11-14 22:13:15." % store,
-                                     "tokyo (%s): Watched since 2023-11-14 22:13:15." % other]  # fmt: skip
+        assert answer.lines[-2:] == ["berlin (%s): Watched since 2023-11-14 22:13:20." % store,
+                                     "tokyo (%s): Watched since 2023-11-14 22:13:20." % other]  # fmt: skip
         rows = json.loads(report("sessions", "--store", "a=%s" % store, "--store", str(other), "--format", "json").out)
         assert sorted({row["gateway"] for row in rows}) == ["a", "state"] and len(rows) == 6
         rows = json.loads(report("sessions", "--store", str(store), "--store", str(other), "--format", "json").out)
@@ -330,7 +333,7 @@ def test_each_older_store_is_read(tmp_path: Path) -> None:
         now = old.wall + 5 - at(0).wall
         rows = found(path, now=now)
         assert [(row["peer"], row["reason"]) for row in rows] == [
-            (old.ann.public_key, "idle"), (old.cyd.public_key, "removed"), (old.ann.public_key, None),
+            (old.ann.public_key, "idle"), (old.cyd.public_key, "removed"), (old.ann.public_key, "unknown"),
         ]  # fmt: skip
         assert rows[0]["allowed_ips"] == "10.0.0.9/32" and rows[2]["allowed_ips"] == "10.0.0.1/32"
         assert who(path, "--ip", "10.0.0.9", now=now) == old.ann.public_key[:3]
@@ -382,6 +385,73 @@ def test_a_foreign_value_is_refused_without_a_traceback(store: Path, statement: 
     change(store, statement)
     with pytest.raises(Refusal, match="cannot be read"):
         sessions(store)
+
+
+def test_allowed_ips_that_are_no_network_hold_no_address(store: Path) -> None:
+    change(store, "UPDATE allowed_ips SET ips = 'nonsense' WHERE number = 1")
+    assert who(store, "--ip", "10.0.0.3") == "bob"
+
+
+def test_a_session_in_which_the_clock_was_set_back_is_found_where_it_began(store: Path) -> None:
+    change(store, "UPDATE sessions SET last_seen = start - 200000 WHERE number = 1")
+    for words in ("--present 22:13:15", "--since 22:13 --until 22:13:16"):
+        assert who(store, *words.split()) == "ann", words
+    assert who(store, "--since", "22:13:15") == "ann cyd bob"
+    assert who(store, "--since", "22:13:16") == "cyd bob"
+    (total, _) = json.loads(sessions(store, "--since=22:13", "--until=22:13:16", "--summary", "--format=json").out)
+    assert (total["name"], total["sessions"]) == ("alice-laptop", 1)
+
+
+def test_a_store_that_is_named_twice_is_refused(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(store)
+    for again in (store, tmp_path / "link.db"):
+        with pytest.raises(Refusal, match="it is named twice; name it once"):
+            report("sessions", "--store", str(store), "--store", "b=%s" % again)
+
+
+def test_without_a_store_the_settings_of_the_service_name_it(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"STATE_PATH": str(store)}
+    monkeypatch.setattr(wg_monitor, "settings_of_unit", lambda _: (settings, []))
+    monkeypatch.setattr(wg_report, "STORES", str(tmp_path / "no such directory"))
+    assert len(json.loads(report("sessions", "--format", "json").out)) == 3
+    monkeypatch.setattr(wg_report, "STORES", str(store.parent))
+    assert len(json.loads(report("sessions", "--format", "json").out)) == 3
+    settings["STATE_PATH"] = "/no/such/store"
+    assert len(json.loads(report("sessions", "--format", "json").out)) == 3
+
+
+def test_the_beginning_of_several_keys_is_refused_in_several_stores_as_well(store: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    with Watcher(other) as watcher:
+        watcher.see(dump("wg0", P("bobby", 5)), at(10))
+        words = ("sessions", "--store", str(store), "--store", str(other), "--peer")
+        with pytest.raises(Refusal, match="--peer bob: it means 2 peers"):
+            report(*words, "bob")
+        assert len(json.loads(report(*words, "bobby", "--format", "json").out)) == 1
+
+
+def test_a_gap_of_one_of_several_gateways_says_whose_it_is(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "east").mkdir()
+    for other in story(tmp_path / "east" / "state.db"):
+        change(other, "DELETE FROM unwatched")
+        answer = report("sessions", "--store", "berlin=%s" % store, "--store", "tokyo=%s" % other)
+        gaps = [line for line in answer.lines if line.startswith("--")]
+        assert gaps == ["-- berlin: not watched from 2023-11-14 22:14:20 to 22:16:00 (stopped)"]
+
+
+def test_since_when_somebody_watches_is_what_pruning_has_left(store: Path) -> None:
+    change(store, "DELETE FROM events WHERE seq < (SELECT seq FROM events WHERE wall > 1700000020 LIMIT 1)")
+    first = query(store, "SELECT min(wall) FROM events")[0][0]
+    assert sessions(store).lines[-1] == "Watched since %s." % wg_monitor.stamp(int(first))
+
+
+def test_hostile_keys_in_a_refusal_do_not_reach_the_terminal(store: Path) -> None:
+    change(store, "UPDATE sessions SET public_key = 'abc' || number || char(27) || '[2J'")
+    with pytest.raises(Refusal, match="it means 3 peers") as refusal:
+        sessions(store, "--peer", "abc")
+    assert "\x1b" not in str(refusal.value)
 
 
 def test_more_sessions_than_are_read_at_once_keep_their_order(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

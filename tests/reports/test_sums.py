@@ -55,6 +55,12 @@ def test_the_median_of_an_even_number_lies_between_two() -> None:
     assert one([session(0, 1), session(2, 4), session(10, 20), session(30, 34)]).median_s == 3 * H
 
 
+@pytest.mark.parametrize("length", [1e9, 1e12, 1e16, 1e18])
+def test_the_median_of_hostile_lengths_is_found(length: float) -> None:
+    total = one([session(0, 1), session(2, 4, length=length), session(10, 20, length=length)])
+    assert total.median_s == pytest.approx(length) and total.longest_s == length
+
+
 def test_time_is_clipped_to_the_period_and_the_rest_is_whole_and_marked() -> None:
     total = one([session(0, 10)], hours(4, 6))
     assert (total.online_s, total.share, total.beyond) == (2 * H, 1.0, True)

@@ -159,7 +159,7 @@ def test_json_lines_say_what_the_store_says(chronicle: Chronicle) -> None:
         session = found[row.number]
         assert (session.interface, session.peer) == (row.interface, row.public_key)
         if row.reason is None or row.last_seen is None:
-            assert (session.state, session.reason, session.received) == (UNKNOWN, "", None)
+            assert (session.state, session.reason, session.received) == (UNKNOWN, "unknown", None)
             continue
         assert session.state == ENDED
         assert (session.start, session.until) == (math.floor(row.start), math.floor(row.last_seen))

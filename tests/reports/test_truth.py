@@ -219,7 +219,8 @@ class Chronicle(History):
                 numbers = (self.last.boot - session.began, record.rx - session.rx, record.tx - session.tx)
                 ips = self.ips[identity, session.start]
                 name = getattr(session, "name", None) or None
-                rest = (session.unwatched, None, name, watched, self.ips[identity, session.start])
+                reason = None if watched > -math.inf else "unknown"
+                rest = (session.unwatched, reason, name, watched, self.ips[identity, session.start])
                 ends = " ".join(session.endpoints)
                 found.append(Fact._make((identity, session.start, self.last.wall, False, *numbers, ends, *rest)))
         return found
@@ -299,7 +300,7 @@ def expect(chronicle: Chronicle, facts: Sequence[Fact], *words: str) -> List[Dic
     assert starts == sorted(starts)  # the newest last
     for row in rows:
         assert row["endpoint"] == (row["endpoints"][-1] if row["endpoints"] else None)
-        assert row.get("online", False) == (row["reason"] is None and chronicle.running and not chronicle.late)
+        assert row.get("online", False) == (row["reason"] is None)
     return list(rows)
 
 
@@ -468,12 +469,12 @@ def check_summary(chronicle: Chronicle, facts: Sequence[Fact], since: float, unt
 def check_share(chronicle: Chronicle, facts: Sequence[Fact]) -> None:
     with closing(sqlite3.connect("file:%s/state.db?mode=ro" % chronicle.directory, uri=True)) as database:
         gaps = database.execute("SELECT interface, start, stop FROM unwatched").fetchall()
-        begun = database.execute("SELECT min(start) FROM runs").fetchone()[0]
+        begun = min(filter(None, database.execute("SELECT min(wall), (SELECT min(start) FROM runs) FROM events").fetchone()))
     if not chronicle.running:  # a gap is saved with the next event or checkpoint
         assert joined([(start, stop) for link, start, stop in gaps if link is None]) == chronicle.gaps()
     # A crash before the first reading leaves nothing of a run.
-    assert chronicle.begun <= begun <= chronicle.whole[0][1].wall
-    first = min([begun, *(fact.start for fact in facts)])
+    assert chronicle.begun <= begun <= chronicle.whole[0][1].wall or chronicle.steps
+    first = min(begun, chronicle.last.wall)
     rows, _ = command(chronicle, "sessions", "--summary")
     for row in rows[:-1]:
         mine = [fact for fact in facts if fact.identity == (row["interface"], row["peer"])]
