@@ -2282,6 +2282,8 @@ def sessions(words: Sequence[str]) -> int:
         items = [*sorted(totals, key=lambda t: (not t.name, t.name, t[:3])), total]
         names = Total._fields[not gateways :]
     if options.format == "html":
+        if all(source.is_watching(now) for source in sources):  # the next reading tells of the time since the last one
+            period = period._replace(until=min(period.until, max(history.watched.until for history in histories)))
         reconfigure(encoding="utf-8")  # as the page says, whatever the locale
         sys.stdout.writelines(page(stream, histories, period, now, zone, options.lang == "zh", notes))
         return 0
@@ -2408,7 +2410,7 @@ received = received | 接收; sent = sent | 发送; online_time = online | 在�
 longest = longest | 最长会话; last_seen = last seen | 最后在线; from = from | 开始; until = until | 结束
 length = length | 时长; endpoint = endpoint | 远端地址; end = how it ended | 结束方式; whole = Whole period | 整个时段
 earlier = The day before | 前一天; later = The day after | 后一天; skip = Skip the timeline | 跳过时间线
-chart = Sessions of {} peers, {} | {} 个对端的会话，{}; connected = connected | 在线
+chart = Sessions by peer ({}), {} | {} 个对端的会话，{}; connected = connected | 在线
 in_words = One row per peer, one bar per session. The tables below say the same in words. | \
 每个对端一行，每次会话一条。下面的表格以文字列出同样的内容。
 several = several sessions: the paler, the less of it connected | 多次会话：颜色越浅，在线时间越少
@@ -2422,8 +2424,8 @@ unreadable = the interface could not be read | 接口无法读取; before = noth
 after = after the last reading | 最后一次读取之后; merged = {} sessions | {} 次会话; together = connected for {} | 共在线 {}
 traffic = received {}, sent {} | 接收 {}，发送 {}; more = and {} more | 及另外 {} 个
 nobody = Nobody was connected in this period. | 这段时间内没有人在线。
-listed = All {} sessions, the newest first | 全部 {} 次会话，最新的在前
-cut = The newest {1} of {0} sessions. The same command with --format csv instead of html lists all. | \
+listed = Sessions: all {}, the newest first | 全部 {} 次会话，最新的在前
+cut = Sessions: the newest {1} of {0}. The same command with --format csv instead of html lists all. | \
 {0} 次会话中最新的 {1} 次。把同一条命令中的 --format html 换成 csv，即可列出全部会话。
 cell = Sessions of a peer that are shorter than {} and close together share a bar, which says how many it holds. | \
 同一对端短于 {} 且彼此相近的会话合并为一条，并注明其中的会话数。
@@ -2551,7 +2553,7 @@ details { margin: 28px 0 36px } summary { width: fit-content; cursor: pointer } 
 @media print { @page { size: A4 landscape; margin: 12mm } :root { --paper: #fff } * { print-color-adjust: exact }
   body { max-width: none; padding: 0 } #zoom, #tip { display: none } .scale { position: static }
   tr, ol li, dl, #legend, h2 { break-inside: avoid } h2, summary { break-after: avoid } .wide { overflow: visible }
-  table { font-size: 10px } th, td { padding: 2px 0 2px 14px }
+  table, thead th, summary { font-size: 10px } th, td { padding: 2px 0 2px 14px }
   details::details-content { display: block; content-visibility: visible } }
 """
 
@@ -2870,7 +2872,8 @@ class Page:
         share = sum(overlap(parts, *edges) for parts in stretches) / max(1, len(stretches)) / (self.end - self.begin)
         online = [bars[-1][0].until for bars in self.rows.values() if bars[-1][0].state == ONLINE]
         self.lines = [*self.ticks(), *((moment, moment, text["now"], "n") for moment in sorted(online)[-1:])]
-        there = {ends[0] if len(ends) == 1 else "several" for bars in self.rows.values() for _, ends in bars}
+        bars = [bar for bars in self.rows.values() for bar in bars if len(bar[1]) > 1 or bar[0].until <= self.end]
+        there = {ends[0] if len(ends) == 1 else "several" for _, ends in bars}
         there |= {"connected", *["unwatched"] * any(self.blind.values())}
         counts = [format(number, ",") for number in (every.sessions, len(self.newest), len(self.codes))]
         numbers = [format(n, ",.0f") for n in (len(totals), len(online), every.sessions, every.online_s / 3600)]
@@ -2894,7 +2897,9 @@ class Page:
         }  # fmt: skip
 
     def scale(self) -> Iterator[str]:
-        lines = [(self.x(line[0]), *line[2:]) for line in self.lines if line[2] and line[0] <= self.end]
+        # The day in which it begins has a label there, but no time of day, which was earlier.
+        fit_in = (line for line in self.lines if line[0] <= self.end and (line[0] >= self.begin or ":" not in line[2]))
+        lines = [(self.x(line[0]), *line[2:]) for line in fit_in if line[2]]
         shown = [line for line in lines if line[0] > 0 and (line[0] < 96 or line[2] == "n")]
         if not shown or shown[0][0] > 5:
             shown[:0] = [line for line in lines if line[0] == 0 and line[2] == "l"][-1:]

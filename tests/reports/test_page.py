@@ -229,11 +229,12 @@ def test_a_short_gap_can_be_seen_and_is_listed() -> None:
 # --- The scale ----------------------------------------------------------------------------------------------------
 
 SCALES = [
+    (7 / 60, "Mon 23 14:55"),
     (1, "14:00 14:05 14:10 14:15 14:20 14:25 14:30 14:35 14:40 14:45 14:50 14:55"),
     (5, "10:00 10:30 11:00 11:30 12:00 12:30 13:00 13:30 14:00 14:30"),
     (24, "16:00 18:00 20:00 22:00 Mon 23 02:00 04:00 06:00 08:00 10:00 12:00 14:00"),
     (72, "18:00 Sat 21 06:00 12:00 18:00 Sun 22 06:00 12:00 18:00 Mon 23 06:00 12:00"),
-    (7 * 24, "12:00 Tue 17 12:00 Wed 18 12:00 Thu 19 12:00 Fri 20 12:00 Sat 21 12:00 Sun 22 12:00 Mon 23"),
+    (7 * 24, "Mon 16 Tue 17 12:00 Wed 18 12:00 Thu 19 12:00 Fri 20 12:00 Sat 21 12:00 Sun 22 12:00 Mon 23"),
     (14 * 24, "Tue 10 Wed 11 Thu 12 Fri 13 Sat 14 Sun 15 Mon 16 Tue 17 Wed 18 Thu 19 Fri 20 Sat 21 Sun 22 Mon 23"),
     (30 * 24, "26 Oct 2 Nov 9 Nov 16 Nov"),
     (90 * 24, "31 Aug 7 Sep 14 Sep 21 Sep 28 Sep 5 Oct 12 Oct 19 Oct 26 Oct 2 Nov 9 Nov 16 Nov"),
@@ -251,6 +252,18 @@ def test_the_scale_fits_the_period(hours: float, labels: str) -> None:
     assert len(said) <= 16
     if labels is not None:
         assert " ".join(said) == labels
+
+
+def test_the_legend_explains_what_is_drawn() -> None:
+    one = session("ann", 5 * HOUR, HOUR, reason="removed")
+    assert "removed" in parsed(page_of(history(one))).one("ul", id="legend").text
+    assert "removed" not in parsed(page_of(history(one), until=END - 4.5 * HOUR)).one("ul", id="legend").text
+
+
+def test_time_after_the_last_reading_is_not_watched_if_the_next_one_does_not_come(store: Path) -> None:
+    late = " · after the last reading"
+    assert late not in report("sessions", "--store", str(store), "--format", "html", now=220).out
+    assert late in report("sessions", "--store", str(store), "--format", "html", now=300).out
 
 
 def test_lines_stand_at_local_midnights() -> None:
@@ -336,7 +349,7 @@ def test_no_session_is_lost_in_a_large_page() -> None:
     assert "shorter than 7d 0h" in page.one("footer").text
     details = page.one("details")
     assert len([row for row in details.all("tr") if len(row.all("td")) == 7]) == wg_report.LISTED_MAX
-    assert "newest 5,000 of 50,000 sessions" in details.one("summary").text
+    assert "the newest 5,000 of 50,000." in details.one("summary").text
     assert "--format csv" in details.one("summary").text
 
 
