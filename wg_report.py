@@ -37,7 +37,7 @@ from functools import lru_cache, partial, reduce
 from heapq import heappop, heappush, merge
 from html import escape
 from itertools import chain, groupby, islice, takewhile
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from shutil import get_terminal_size
 from typing import AbstractSet, Any, BinaryIO, Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence, Tuple
 
@@ -243,6 +243,7 @@ class Usage(NamedTuple):
 
 
 Stretch = Tuple[float, float]  # a beginning and an end
+UNIT_NAMES = {"day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m"}
 UNITS_MAX = 40_000  # days of a century: a clock that began in 1970 does not take all memory
 
 
@@ -368,10 +369,6 @@ def next_unit(first: date, unit: str) -> date:
     return after.replace(day=1) if unit == "month" else after
 
 
-def unit_name(first: date, unit: str) -> str:
-    return "%d-W%02d" % first.isocalendar()[:2] if unit == "week" else first.isoformat()[: 7 if unit == "month" else 10]
-
-
 # The sessions so far that were open in one unit.
 class Bucket:
     def __init__(self, first: date, unit: str, zone: Zone) -> None:
@@ -439,7 +436,7 @@ def add_up_by(
         if start < stop or b.sessions:  # there are days that a country has skipped
             sizes = (b.sessions, bin(b.peers).count("1"), round(b.online, 3), b.received, b.sent, b.estimated)
             unwatched = round(stop - start - overlap(parts, start, stop), 3)
-            yield Usage._make((unit_name(b.first, unit), start, stop, *sizes, unwatched))
+            yield Usage._make((b.first.strftime(UNIT_NAMES[unit]), start, stop, *sizes, unwatched))
 
 
 # --- Text ---------------------------------------------------------------------------------------------------------
@@ -485,10 +482,6 @@ def size_text(count: int | None) -> str:
 
 def length_text(seconds: float) -> str:
     return wg_monitor.duration(min(seconds, EPOCH_MAX))  # a hostile store says infinite
-
-
-def name_text(name: str, peer: str) -> str:
-    return printable(name, 64) if name else printable(wg_monitor.short_key(peer))
 
 
 @lru_cache(maxsize=10_000)
@@ -579,29 +572,28 @@ def holders_of(address: str, changes: Iterable[Change]) -> dict[Key, list[Stretc
         return max(found)
 
     held: dict[Key, list[Stretch]] = {}
-    prefixes: dict[str, dict[str, int]] = {}  # of the peers on each interface that have one
-    holder: dict[str, tuple[str, float]] = {}  # on each interface: its key, since when
-    away: dict[Key, float | None] = {}  # since when a peer is removed; None = it is there
-    for (interface, since), rows in groupby(changes, key=lambda change: (change[0], change[2])):
-        peers, early = prefixes.setdefault(interface, {}), {}
-        for _, key, _, ips in rows:  # all that one reading saw
-            peer, prefix = (interface, key), longest(ips)
-            peers.pop(key, None)
-            if prefix >= 0:
-                peers[key] = prefix
-            # A peer that appears may have been there before the reading that showed it, but not while it was removed.
-            gone = away.get(peer, -FOREVER)
-            early[key] = since if gone is None else gone
-            away[peer] = since if ips is None else None
-        now = max(peers, key=lambda key: (peers[key], key in early), default="")
-        before, start = holder.get(interface, ("", since))
-        if now != before:
-            if before:
-                held.setdefault((interface, before), []).append((start, since))
-            holder[interface] = (now, early.get(now, since))
-    for interface, (key, start) in holder.items():
-        if key:
-            held.setdefault((interface, key), []).append((start, FOREVER))
+    for interface, changed in groupby(sorted(changes, key=itemgetter(0)), key=itemgetter(0)):
+        prefixes: dict[str, int] = {}  # of the peers that have one
+        away: dict[str, float | None] = {}  # since when a peer is removed; None = it is there
+        holder, start = "", 0.0  # its key, since when
+        for since, rows in groupby(changed, key=itemgetter(2)):  # all that one reading saw
+            early: dict[str, float] = {}
+            for _, key, _, ips in rows:
+                prefixes.pop(key, None)
+                prefix = longest(ips)
+                if prefix >= 0:
+                    prefixes[key] = prefix
+                # A peer that appears may have been there before this reading, but not while it was removed.
+                gone = away.get(key, -FOREVER)
+                early[key] = since if gone is None else gone
+                away[key] = since if ips is None else None
+            now = max(prefixes, key=lambda key: (prefixes[key], key in early), default="")
+            if now != holder:
+                if holder:
+                    held.setdefault((interface, holder), []).append((start, since))
+                holder, start = now, early.get(now, since)
+        if holder:
+            held.setdefault((interface, holder), []).append((start, FOREVER))
     return held
 
 
@@ -802,7 +794,7 @@ class Store:
                     began, *counts = self.open[number]
                     received, sent = counted_since(*counts[:3]), counted_since(*counts[3:])
                     (state, reason), until, length = now_open, self.last, max(0.0, self.boot - began)
-            _ = interface + key + name + endpoints + reason  # TypeError: a foreign type
+            "".join((interface, key, name, endpoints, reason))  # TypeError: a foreign type
             if not (0 <= start <= EPOCH_MAX and 0 <= until <= EPOCH_MAX and 0 <= length <= EPOCH_MAX):
                 raise ValueError("session %d has an impossible time" % number)
             if not (0 <= unwatched <= EPOCH_MAX and 0 <= (received or 0) + (sent or 0) <= 2 * wg_monitor.COUNTER_MAX):
@@ -2243,7 +2235,7 @@ def sessions_parser() -> Any:
     add("--reason", choices=REASONS, action="append", default=[], help="that ended so; repeatable")
     add("--min-length", metavar="LENGTH", type=a_length, default=0.0, help="that lasted so long: 90s, 5m, 1h30m")
     sums.add_argument("--summary", action="store_true", help="one line for each peer, and one for all")
-    sums.add_argument("--by", choices=("day", "week", "month"), help="usage over time")
+    sums.add_argument("--by", choices=UNIT_NAMES, help="usage over time")
     add("--format", choices=("table", "json", "csv", "html"), default="table", help="default: table; html: a page")
     add("--from-log", metavar="FILE", nargs="+", help="read these trails instead of a store; - is standard input")
     add("--verbose", action="store_true", help="show the lines of trails that do not parse")
@@ -2392,8 +2384,8 @@ BARS_MAX = 15_000  # beyond that, longer ones are merged, too: these take 3 MB, 
 CELLS = (6 * 3600, DAY_S, 7 * DAY_S, 28 * DAY_S, 364 * DAY_S)
 LISTED_MAX = 5_000  # sessions in the table
 ZOOMED_MAX = 100_000  # sessions in the days that the script shows
-ENDS = ("online", "idle", "unreachable", "interface-down", "removed", "reset", "unknown", "unrecorded")
-MARKED = ENDS[2:7]  # falling silent, the normal end, has no mark
+ENDS = ("online", *REASONS, "unrecorded")
+MARKED = REASONS[1:]  # falling silent, the normal end, has no mark
 
 # In English and in Chinese.
 TEXTS = """
@@ -2863,7 +2855,7 @@ class Page:
     def parts(self, totals: list[Total], every: Total, now: float, notes: Iterable[str]) -> dict[str, Any]:
         text, edges = self.texts, self.period
         totals.sort(key=lambda t: (t[:2], not t.name, t.name.lower(), t.peer))
-        found = {t[:3]: name_text(t.name, t.peer) for t in totals}
+        found = {t[:3]: printable(t.name, 64) or printable(wg_monitor.short_key(t.peer)) for t in totals}
         times = Counter((who[:2], name) for who, name in found.items())
         self.labels = {w: safe(n if times[w[:2], n] == 1 else "%s %s" % (n, w[2][:8])) for w, n in found.items()}
         self.places = {t[:2]: safe(text["place"].format(*t[:2]) if t.gateway else t[1]) for t in totals}
