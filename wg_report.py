@@ -359,11 +359,6 @@ def add_up(sessions: Iterable[Session], histories: Iterable[History], period: Pe
     return totals, total_of(("", "", "", ""), [*sums.values()], period)
 
 
-def first_of_unit(day: date, unit: str) -> date:
-    # Weeks begin on Monday: ISO 8601.
-    return day if unit == "day" else day - timedelta(day.weekday()) if unit == "week" else day.replace(day=1)
-
-
 def next_unit(first: date, unit: str) -> date:
     after = first + timedelta({"day": 1, "week": 7, "month": 31}[unit])
     return after.replace(day=1) if unit == "month" else after
@@ -411,7 +406,8 @@ def add_up_by(
     peers: dict[tuple[str, ...], int] = {}
 
     def units(since: float, until: float) -> Iterator[Bucket]:
-        first = first_of_unit(zone.local(since).date(), unit)
+        first = zone.local(since).date()
+        first -= timedelta({"day": 0, "week": first.weekday(), "month": first.day - 1}[unit])  # ISO 8601: on Monday
         while True:
             bucket = buckets.get(first)
             if bucket is None:
@@ -668,14 +664,22 @@ class Store:
         if self.version > wg_monitor.SCHEMA:
             why = "it has schema %d, this one knows %d" % (self.version, wg_monitor.SCHEMA)
             raise self.refusal("was written by a newer wg_monitor", why, "install that version")
+        self.read(self.load)
+
+    def load(self, database: Any) -> None:
+        # What the store says about the present. `last`, `boot`: the last reading, on both clocks.
         note: dict[str, str] = {}  # from the small file, before the database: if they differ, the database is newer
         with suppress(OSError), wg_monitor.open_names(self.path + ".last") as file:
             note = dict(pair.partition("=")[::2] for pair in file.read(wg_monitor.NOTE_SIZE).split())
-        self.read(partial(self.load, note))
 
-    def load(self, note: Mapping[str, str], database: Any) -> None:
-        # What the store says about the present. `last`, `boot`: the last reading, on both clocks.
-        ask = partial(rows, database)
+        def ask(kinds: str, statement: str) -> list[Any]:
+            # SQLite's columns hold any type. `kinds`: text, int or real for each, with a `?` if it may be NULL.
+            expected = [(wg_monitor.KINDS[k.rstrip("?")], type(None) if "?" in k else ()) for k in kinds.split()]
+            found = database.execute(statement).fetchall()
+            if not all(all(map(isinstance, row, expected)) for row in found):
+                raise ValueError("a row has a foreign shape")
+            return list(found)
+
         saved = ask("real real text text text", "SELECT wall, boot, boot_id, id, '' || stamp FROM monitor")
         wall, boot, *save = saved[0] if saved else (0.0, 0.0, "", "", "")
         if save[1] and [note.get(name) for name in ("boot_id", "id", "stamp")] == save:
@@ -753,8 +757,17 @@ class Store:
         """Those that a query asks for and that overlap a period, in the order of their beginnings."""
         held = holders_of(query.address, self.changes) if query.address else {}
         wanted, convert = chooser(query, held, period, now), self.converter(now)
-        where, values = condition(query, held)
-        statement = SESSIONS + where + " ORDER BY number%s LIMIT %d" % (" DESC" if query.last else "", BATCH)
+        statement, values = SESSIONS, []  # type: str, list[Any]
+        # SQLite decides on some of it, and may let more pass than asked for.
+        if query.keys is not None:  # the plus: the order of the numbers matters more than the index of the keys
+            places = ", ".join("?" * len(query.keys)), ", ".join("?" * len(query.names))
+            statement += " AND (+public_key IN (%s) OR name IN (%s))" % places
+            values += [*query.keys, *query.names]
+        if query.address:
+            holders = {key for _, key in held}
+            statement += " AND (instr(endpoints, ?) OR +public_key IN (%s))" % ", ".join("?" * len(holders))
+            values += [query.address, *holders]
+        statement += " ORDER BY number%s LIMIT %d" % (" DESC" if query.last else "", BATCH)
         # The numbers have the order of the beginnings, but for sessions that began between the same readings.
         kept: list[Session] = []
         after, before, more = -1, self.newest + 1, True  # whether younger ones go on is unknown
@@ -813,28 +826,6 @@ class Store:
 def counted_since(past: int, count: int, before: int) -> int:
     # Bytes of an open session: SQLite could not add them without an overflow.
     return min(max(0, past + count - before), wg_monitor.COUNTER_MAX)
-
-
-def rows(database: Any, kinds: str, statement: str) -> list[Any]:
-    # SQLite's columns hold any type. `kinds`: text, int or real for each, with a `?` if it may be NULL.
-    expected = [(wg_monitor.KINDS[kind.rstrip("?")], type(None) if "?" in kind else ()) for kind in kinds.split()]
-    found = database.execute(statement).fetchall()
-    if not all(all(map(isinstance, row, expected)) for row in found):
-        raise ValueError("a row has a foreign shape")
-    return list(found)
-
-
-def condition(query: Query, held: Held) -> tuple[str, list[Any]]:
-    # The part of a query that SQLite decides, and its values. It may let more pass than asked for.
-    where, values = "", []  # type: str, list[Any]
-    holders = {key for _, key in held}
-    if query.keys is not None:  # the plus: the order of the numbers matters more than the index of the keys
-        places = ", ".join("?" * len(query.keys)), ", ".join("?" * len(query.names))
-        where, values = " AND (+public_key IN (%s) OR name IN (%s))" % places, [*query.keys, *query.names]
-    if query.address:
-        where += " AND (instr(endpoints, ?) OR +public_key IN (%s))" % ", ".join("?" * len(holders))
-        values += [query.address, *holders]
-    return where, values
 
 
 # --- Trails -------------------------------------------------------------------------------------------------------
@@ -2083,12 +2074,12 @@ def status(words: Sequence[str]) -> int:
             decide_by_wg(table, settings, probed)
         there = list(peers_of(table, store))
         seen = probed is not None or store is None or store.is_watching(now.wall)
-        for name in sorted(table.interfaces.keys() | {peer.interface for peer in there}):
+        found = table.interfaces.keys() | {peer.interface for peer in there}
+        for name in sorted(found & names if names else found):
             peers = {peer for peer in there if peer.interface == name}
             up = name not in table.interfaces or table.interfaces[name].up
             line = heading(name, peers, up, seen, store, now.wall, zone)
             links.append((name, {peer if seen else peer._replace(online=None) for peer in peers}, line))
-    links = [link for link in links if not names or link[0] in names]
     wanted = everyone = set().union(*(peers for _, peers, _ in links))
     if options.peer:
         pairs = [(peer.peer, peer.name) for peer in everyone]
@@ -2391,7 +2382,7 @@ MARKED = REASONS[1:]  # falling silent, the normal end, has no mark
 TEXTS = """
 lang = en | zh-CN; locale = en-GB | zh-CN; title = Who was connected | 谁在何时在线; place = {1} on {0} | {0} 上的 {1}
 from_to = {} to {} | {} 至 {}; date = {0.day} {month} {0.year}, {0:%H:%M} | {0.year}年{0.month}月{0.day}日 {0:%H:%M}
-time = {0:%H:%M} | {0:%H:%M}; day = {weekday} {0.day} | {0.day}日 {weekday}; month = {month:.3} | {0.month}月
+day = {weekday} {0.day} | {0.day}日 {weekday}; month = {month:.3} | {0.month}月
 week = {0.day} {month:.3} | {0.month}月{0.day}日; year = {month:.3} {0.year} | {0.year}年{0.month}月
 months = January February March April May June July August September October November December | \
 1 2 3 4 5 6 7 8 9 10 11 12
@@ -2800,12 +2791,12 @@ class Page:
         return text[name].format(local, month=month, weekday=weekday)
 
     def span(self, start: float, until: float, brief: bool = False) -> str:
-        first, last = (self.zone.stamp(moment)[: 16 if brief else 19] for moment in (start, until))
-        return "%s – %s" % (first, last[11:] if last[:10] == first[:10] else last)
+        times = (self.zone.stamp(start), end_text(until, start, self.zone))
+        return " – ".join(text[:-3] if brief else text for text in times)
 
     def lasting(self, seconds: float) -> str:
         units = dict(zip("dhms", self.texts["units"].split(" ")))
-        return re.sub("[dhms]", lambda unit: units[unit.group()], wg_monitor.duration(seconds))
+        return wg_monitor.duration(seconds).translate(str.maketrans(units))
 
     def facts(self, s: Session, ends: Ends) -> list[str]:
         # From and until, length, endpoint, bytes, time not watched, end. What does not apply is empty.
@@ -2835,7 +2826,7 @@ class Page:
             for minutes in range(step, 1440, step):
                 shown = zone.walls(datetime(day.year, day.month, day.day) + timedelta(minutes=minutes))
                 if shown[0] <= shown[1]:  # otherwise the clock skips this time
-                    yield from ((moment, moment, self.say("time", moment), "l") for moment in sorted({*shown}))
+                    yield from ((moment, moment, zone.stamp(moment)[11:16], "l") for moment in sorted({*shown}))
             if self.offset(start) != self.offset(stop):
                 change = next(t for t in range(int(start), int(stop), 60) if self.offset(t) != self.offset(start))
                 yield change, change, "UTC" + zone.rfc3339(change)[-6:] if days <= 460 else "", "c"

@@ -438,7 +438,7 @@ def test_every_text_is_in_both_languages() -> None:
     for _, english, chinese in entries():
         assert english and chinese
         assert len(re.findall(r"\{[01]?\}", english)) == len(re.findall(r"\{[01]?\}", chinese))
-    assert {name for name, _, chinese in entries() if chinese.isascii()} == {"lang", "locale", "time", "months"}
+    assert {name for name, _, chinese in entries() if chinese.isascii()} == {"lang", "locale", "months"}
 
 
 def test_a_chinese_page_has_no_english_words() -> None:
