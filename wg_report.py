@@ -2001,8 +2001,8 @@ def load_table(store: Store | None, now: wg_monitor.Moment, settings: Any = None
 def decide_by_wg(table: wg_monitor.Table, settings: wg_monitor.Settings, probed: Probed) -> Iterable[Key]:
     # Brings the table up to this run of `wg`, as the monitor would at its next reading. Returns the peers in it.
     probe, answer = probed
-    blocks, memo = probe.blocks(answer.size), wg_monitor.Memo()
-    reading = wg_monitor.parse(blocks, answer.complaints, memo, (), settings.interface)
+    memo = wg_monitor.Memo()
+    reading = wg_monitor.parse(probe.blocks(answer.size), answer.complaints, memo, (), settings.interface)
     wg_monitor.decide(table, reading, answer.at, settings)
     return reading.present or ()
 
@@ -3013,10 +3013,8 @@ def metrics_of(
     yield from metric("wireguard_received_bytes_total", about, ((labels, row.rx) for row, labels in fresh))
     about = "Time of the latest handshake in seconds since the epoch, not its age; 0 = never"
     yield from metric("wireguard_latest_handshake_seconds", about, ((labels, row.handshake) for row, labels in wide))
-    about = "Whether the peer is online: 1 = yes, 0 = no"
-    yield from metric(
-        "wg_monitor_peer_online", about, ((labels, int(row.session is not None)) for row, labels in peers)
-    )
+    states = ((labels, int(row.session is not None)) for row, labels in peers)
+    yield from metric("wg_monitor_peer_online", "Whether the peer is online: 1 = yes, 0 = no", states)
     about = "Time at which the session of an online peer began, in seconds since the epoch"
     starts = ((labels, row.session.start) for row, labels in peers if row.session and store)
     yield from metric("wg_monitor_peer_session_start_seconds", about, starts)
