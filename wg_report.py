@@ -535,7 +535,7 @@ def chooser(query: Query, held: Held, period: Period, now: float = FOREVER) -> C
     def wanted(s: Session) -> bool:
         if s.start >= until and s.start != since:
             return False
-        if s.until < since and s.start < since and (s.state != ONLINE or now < since):  # the clock may have been set back
+        if s.until < since and s.start < since and (s.state != ONLINE or now < since):  # or the clock was set back
             return False
         if every:
             return True
@@ -1759,9 +1759,9 @@ class Trails:
     def history(self, query: Query, now: float) -> History:
         found = self.found
         gaps = [gap for gap in found.gaps if not query.interfaces or gap.interface in (None, *query.interfaces)]
-        watched_ = Period(min(found.first, found.seen), max(found.first, found.seen))  # the clock may have been set back
+        period = Period(*sorted((found.first, found.seen)))  # the clock may have been set back
         sessions = partial(self.sessions, query, now)
-        return History("", self.path, watched_, sorted(gaps, key=BEGINNING), sessions, self.notes)
+        return History("", self.path, period, sorted(gaps, key=BEGINNING), sessions, self.notes)
 
     def sessions(self, query: Query, now: float, period: Period) -> Iterator[Session]:
         changes = ((i, self.keys.get((i, key), key), at, only_networks(ips)) for i, key, at, ips in self.found.changes)
