@@ -84,6 +84,20 @@ class Period(NamedTuple):
     until: float = FOREVER
 
 
+# Ended sessions of a peer that lie wholly in a period and were watched all the time, added up.
+class Batch(NamedTuple):
+    gateway: str
+    interface: str
+    peer: str
+    named: tuple[int, str]  # the number and the name of the last one with a name
+    last: tuple[int, str]  # the number and the reason of the last one
+    lengths: array[float]
+    addresses: set[str]
+    received: int
+    sent: int
+    unreachable: int  # how many ended so
+
+
 # What one source, a store or a set of trails, recorded.
 class History(NamedTuple):
     gateway: str
@@ -292,24 +306,26 @@ def plus(count: int | None, more: int | None) -> int | None:
 class Sum:
     def __init__(self, parts: Sequence[Stretch]) -> None:
         self.parts = parts  # when its interface was watched in the period
-        self.name, self.reason, self.breaks = "", "", 0
+        self.named = self.last = (0, "")  # as in a batch
+        self.unreachable = 0
         self.lengths, self.addresses = array("d"), set()  # type: Any, set[str]
         self.online = self.unwatched = 0.0
         self.received, self.sent, self.beyond = None, None, False  # type: int | None, int | None, bool
 
     def add(self, session: Session, since: float, until: float) -> None:
         # A million sessions in 5 s: it calls as little as it can.
-        _, _, _, name, _, start, stop, _, length, endpoints, _, received, sent, unwatched, reason = session
-        if name:
-            self.name = name
+        _, _, _, name, number, start, stop, _, length, endpoints, _, received, sent, unwatched, reason = session
+        if name and (number or 0) >= self.named[0]:
+            self.named = number or 0, name
+        if (number or 0) >= self.last[0]:
+            self.last = number or 0, reason
         self.lengths.append(length)
         if received is not None:
             self.received = received if self.received is None else self.received + received
         if sent is not None:
             self.sent = sent if self.sent is None else self.sent + sent
-        if self.reason == "unreachable":
-            self.breaks += 1
-        self.reason = reason
+        if reason == "unreachable":
+            self.unreachable += 1
         for endpoint in endpoints:
             address = endpoint.rpartition(":")[0]
             if address not in self.addresses:
@@ -324,9 +340,16 @@ class Sum:
             self.unwatched += max(0.0, min(unwatched, end - begin - overlap(self.parts, begin, end)))
 
 
+    def begin(self, batch: Batch) -> None:
+        # Before any other session.
+        self.named, self.last, self.lengths, self.addresses = batch[3:7]
+        self.received, self.sent, self.unreachable = batch[7:]
+        self.online = math.fsum(self.lengths)
+
+
 def total_of(who: tuple[str, str, str, str], sums: Sequence[Sum], period: Period) -> Total:
     ordered, online, unwatched = [s.lengths for s in sums], sum(s.online for s in sums), sum(s.unwatched for s in sums)
-    count, breaks = sum(map(len, ordered)), sum(s.breaks for s in sums)
+    count, breaks = sum(map(len, ordered)), sum(s.unreachable - (s.last[1] == "unreachable") for s in sums)
     middle = (ranked(ordered, (count + 1) // 2) + ranked(ordered, count // 2 + 1)) / 2 if count else 0.0
     watched_s = sum(overlap(s.parts, *period) for s in sums)
     return Total(
@@ -339,23 +362,27 @@ def total_of(who: tuple[str, str, str, str], sums: Sequence[Sum], period: Period
     )  # fmt: skip
 
 
-def add_up(sessions: Iterable[Session], histories: Iterable[History], period: Period) -> tuple[list[Total], Total]:
-    """The total of each peer, and the one of all. `sessions`: those of a peer in order."""
+def add_up(
+    sessions: Iterable[Session], histories: Iterable[History], period: Period, batches: Iterable[Batch] = ()
+) -> tuple[list[Total], Total]:
+    """The total of each peer, and the one of all. `sessions`: those of a peer in order. `batches`: of others."""
     sums: dict[tuple[str, str, str], Sum] = {}
     sources = {history.gateway: history for history in histories}
     parts: dict[tuple[str, str], list[Stretch]] = {}
     since, until = period
+
+    def begin(who: tuple[str, str, str]) -> Sum:
+        if who[:2] not in parts:
+            parts[who[:2]] = watched(sources[who[0]], who[1], period)
+        return sums.setdefault(who, Sum(parts[who[:2]]))
+
+    for batch in batches:
+        begin(batch[:3]).begin(batch)
     for session in sessions:
-        who = session[:3]
-        one = sums.get(who)
-        if one is None:
-            if who[:2] not in parts:
-                parts[who[:2]] = watched(sources[session.gateway], session.interface, period)
-            one = sums[who] = Sum(parts[who[:2]])
-        one.add(session, since, until)
+        (sums.get(session[:3]) or begin(session[:3])).add(session, since, until)
     for one in sums.values():
         one.lengths = array("d", sorted(one.lengths))
-    totals = [total_of((*who, one.name), [one], period) for who, one in sums.items()]
+    totals = [total_of((*who, one.named[1]), [one], period) for who, one in sums.items()]
     return totals, total_of(("", "", "", ""), [*sums.values()], period)
 
 
@@ -643,6 +670,20 @@ SESSIONS = """SELECT interface, public_key, name, number, start, last_seen, leng
     WHERE start <= ? AND (last_seen IS NULL OR max(start, last_seen) >= ?) AND number > ? AND number < ?"""
 
 
+# For sums: SQLite adds up a million sessions in half the time. A place for the numbers of those that were open before,
+# which may end meanwhile. The cross join keeps SQLite from holding all lists of lengths at once.
+MOST = wg_monitor.COUNTER_MAX
+WHOLE = f"""start >= max(0, ?) AND start <= last_seen AND last_seen < ? AND unwatched = 0 AND reason IS NOT NULL
+    AND length BETWEEN 0 AND {EPOCH_MAX} AND received BETWEEN 0 AND {MOST} AND sent BETWEEN 0 AND {MOST}
+    AND number NOT IN (%s)"""
+BATCHES = """SELECT b.interface, b.public_key, named, n.name, last, l.reason, lengths, ends, b.received, b.sent,
+    unreachable FROM (SELECT interface, public_key, max(CASE WHEN name <> '' THEN number END) AS named,
+        max(number) AS last, group_concat(length, ' ') AS lengths, group_concat(endpoints, ' ') AS ends,
+        sum(received) AS received, sum(sent) AS sent, sum(reason = 'unreachable') AS unreachable
+        FROM sessions WHERE %s GROUP BY public_key, interface) AS b
+    CROSS JOIN sessions AS l ON l.number = last LEFT JOIN sessions AS n ON n.number = named"""
+
+
 # A database that somebody else writes. It is opened for each question anew, so that no transaction stays open while
 # the output blocks. Nothing is written, not even by a lock of ours or a checkpoint. Errors: Refusal, OSError.
 class Store:
@@ -753,11 +794,31 @@ class Store:
         # A monitor that runs may be blind.
         return self.monitor and (self.rule is None or now - self.last <= 2 * self.rule[0] + 1)
 
-    def sessions(self, query: Query, now: float, period: Period) -> Iterator[Session]:
-        """Those that a query asks for and that overlap a period, in the order of their beginnings."""
+    def apart(self, query: Query, now: float, period: Period) -> tuple[list[Batch], Iterator[Session]]:
+        """What a query asks for: the sessions that SQLite can add up, and the others."""
+        if query != Query(interfaces=query.interfaces):
+            return [], self.sessions(query, now, period)
+        still = self.ask("SELECT number FROM sessions WHERE reason IS NULL", (), lambda row: "%d" % row)
+        whole = WHOLE % ",".join(still)
+        batches = self.ask(BATCHES % whole, period, self.batch)
+        others = self.sessions(query, now, period, " AND (%s) IS NOT 1" % whole, period)
+        return [b for b in batches if not query.interfaces or b.interface in query.interfaces], others
+
+    def batch(self, row: Any) -> Batch:
+        interface, key, named, name, last, reason, lengths, ends, *counts = row
+        _ = interface + key + (name or "") + reason  # TypeError: a foreign type
+        addresses = {sys.intern(end.rpartition(":")[0]) for end in frozenset(ends.split())}
+        times = array("d", map(float, lengths.split()))
+        return Batch(self.gateway, interface, key, (named or 0, name or ""), (last, reason), times, addresses, *counts)
+
+    def sessions(
+        self, query: Query, now: float, period: Period, condition: str = "", values: Sequence[Any] = ()
+    ) -> Iterator[Session]:
+        """Those that a query asks for and that overlap a period, in the order of their beginnings. `condition`: in SQL,
+        with `values`."""
         held = holders_of(query.address, self.changes) if query.address else {}
         wanted, convert = chooser(query, held, period, now), self.converter(now)
-        statement, values = SESSIONS, []  # type: str, list[Any]
+        statement, values = SESSIONS + condition, [*values]
         # SQLite decides on some of it, and may let more pass than asked for.
         if query.keys is not None:  # the plus: the order of the numbers matters more than the index of the keys
             places = ", ".join("?" * len(query.keys)), ", ".join("?" * len(query.names))
@@ -2261,7 +2322,12 @@ def sessions(words: Sequence[str]) -> int:
     if options.by:
         items, names = list(add_up_by(options.by, stream, histories, period, zone)), Usage._fields
     elif options.summary:
-        totals, total = add_up(stream, histories, period)
+        batches: list[Batch] = []
+        if not query.last and not options.from_log:
+            pairs = [store.apart(query, now, period) for store in sources]
+            batches = [batch for found, _ in pairs for batch in found]
+            stream = merge(*(others for _, others in pairs), key=BEGINNING)
+        totals, total = add_up(stream, histories, period, batches)
         items = [*sorted(totals, key=lambda t: (not t.name, t.name, t[:3])), total]
         names = Total._fields[not gateways :]
     if options.format == "html":

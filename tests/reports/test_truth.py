@@ -61,7 +61,7 @@ class Fact(NamedTuple):
         return (self.start < until or self.start == since) and self.reaches(since)
 
     def reaches(self, wall: float) -> bool:
-        return max(self.until, self.watched) >= wall
+        return max(self.start, self.until, self.watched) >= wall
 
     def in_brief(self, seconds: Callable[[float], int]) -> Tuple[Any, ...]:
         more = (self.received, self.sent, self.endpoints, self.reason, self.name, round(self.unwatched))
