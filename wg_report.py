@@ -34,9 +34,9 @@ from collections import Counter, deque
 from contextlib import closing, suppress
 from datetime import date, datetime, timedelta, timezone
 from functools import lru_cache, partial, reduce
-from heapq import heappop, heappush, merge
+from heapq import heapify, heappop, heappush, merge
 from html import escape
-from itertools import chain, groupby, islice, takewhile
+from itertools import chain, groupby, islice
 from operator import attrgetter, itemgetter
 from shutil import get_terminal_size
 from typing import AbstractSet, Any, BinaryIO, Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence, Tuple
@@ -200,7 +200,7 @@ def parse_moment(text: str, now: float, zone: Zone, end: bool = False) -> tuple[
 
 def seconds_in(text: str) -> int:
     # 1h 30m
-    return sum(int(number) * AGO_S[unit] for number, unit in re.findall("([0-9]+)([wdhms])", text))
+    return sum(int(number) * AGO_S[unit] for number, unit in re.findall("([0-9]{1,9})([wdhms])", text))
 
 
 def named_days(word: str, today: date) -> tuple[date, date]:
@@ -892,77 +892,90 @@ def counted_since(past: int, count: int, before: int) -> int:
 # --- Trails -------------------------------------------------------------------------------------------------------
 # One pass over all files. What no line says stays open: it is never guessed.
 #
-#     files  --Source-->     facts     what the lines say, the same for text, JSON and the journal
+#     files  --Reader-->     facts     what the lines say, the same for text, JSON and the journal
 #     facts  --in_order-->   facts     in the order of their times, whatever the order of the files
 #     facts  --Rebuilder-->  sessions  on a Shelf, which sorts more of them than memory holds
 
 LINE_MAX = 256 << 10  # bytes; a JSON line with 4,000 networks is shorter
-LATE = "/"  # the subject of a fault that is no interface
 XZ_MEMORY = 80 << 20  # bytes: `xz -9` needs 65 MiB, and a hostile header may ask for 4 GiB
-HOURS_MAX = 100_000  # of the calendar that are kept: 11 years
 PEERS_MAX = 250_000  # keys that are followed at once, half a KiB each
-GAPS_MAX = CHANGES_MAX = 100_000
+KEPT_MAX = 100_000  # gaps, and changes of allowed IPs
 TWINS_MAX, INTERFACES_MAX = 16, 1000  # peers that show the same key, and interfaces that are down or unreadable
 IPS_MAX = 2048  # characters of a session's allowed IPs
 RUN, CHUNK = 8_000, 500  # sessions that memory sorts, and those that a temporary file gives back at once
 SAME_S = 5  # a line's time in the journal is so much later than in the trail; no monitor starts twice in that time
 
-DATE, TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}", "([0-5][0-9]):([0-5][0-9])"
-STAMP = re.compile("(%s [0-2][0-9]):%s " % (DATE, TIME))
+STAMP = re.compile("[0-9-]{10} [0-9]{2}:[0-9:]{5} ")
 EVENT_LINE = re.compile(
-    r"(?:(%s [0-2][0-9]):%s )?(?:\[WARN\] )?"
-    r"(ONLINE|OFFLINE|ROAMING|CHANGED|REMOVED) +\[([a-zA-Z0-9_=+.-]{1,15})\] "
-    r"(?:([^ ]{1,64}) )?([A-Za-z0-9+/]{8}\.\.\.[A-Za-z0-9+/]{7}=)"
-    r"(?: \((\(none\)|[^ ()]{1,80})\))?(?: \[IPs?: ([^\]]{0,1024})\])?( new)?"
-    r"(?: \(handshake: (?:(Never)|((?:%s )?[0-2][0-9]):%s)\)| from (.+))?\Z" % (DATE, TIME, DATE, TIME)
+    r"(?:([0-9-]{10} [0-9]{2}:[0-9:]{5}) )?(?:\[WARN\] )?(ONLINE|OFFLINE|ROAMING|CHANGED|REMOVED) +"
+    r"\[([a-zA-Z0-9_=+.-]{1,15})\] (?:([^ ]{1,64}) )?([A-Za-z0-9+/]{8}\.\.\.[A-Za-z0-9+/]{7}=)"
+    r"(?: \((?:N/A|\(none\)|([^ ()]{1,80}))\))?(?: \[IPs?: ([^\]]{0,1024})\])?( new)?"
+    r"(?: \(handshake: (Never|(?:[0-9-]{10} )?[0-9]{2}:[0-9:]{5})\)| from (.+))?\Z"
 )
-OTHER_LINE = re.compile(
-    r"(?:\[([A-Z]+)\] |Monitor (started|stopped)|(IFUP|IFDOWN) +\[([a-zA-Z0-9_=+.-]{1,15})\]"
-    r"|Received signal |Statistics )"
+MESSAGE = re.compile(
+    r"\[([A-Z]+)\] |Monitor (start|stop)|(IFUP|IFDOWN) +\[([a-zA-Z0-9_=+.-]{1,15})\]|Received signal |Statistics "
 )
-NEW_OFFSET = re.compile(r"(?:\[WARN\] )?Local time is now UTC([+-])([0-9]{2}):([0-9]{2})")
+NEW_OFFSET = re.compile(r"\[WARN\] Local time is now UTC([+-][0-9]{2}:[0-9]{2})")
+GAP = re.compile(r"\[WARN\] Not watching from ([0-9-]{10} [0-9]{2}:[0-9:]{5}) to ([0-9-]{10} [0-9]{2}:[0-9:]{5})\Z")
 EPOCH_BEGIN = datetime(1970, 1, 1, tzinfo=timezone.utc)
-SHORT_ISO = re.compile(r"(%sT[0-9:]{8}[Z+-][0-9:]*) [^ ]+ ([^ :\[]+)(?:\[[0-9]+\])?: " % DATE)
-WENT_ON = " after ([0-9dhms ]+)"
-FAULT = re.compile(
-    r"The wall clock was set (forward|back) by |(Readings are )(?:more than two intervals apart|on time again%s\Z)"
-    r"|(?:No reading: |Readings (?:resumed|again)%s\Z)"
-    r"|\[([a-zA-Z0-9_=+.-]{1,15})\] (?:cannot be read: |can be read again%s\Z)" % (WENT_ON, WENT_ON, WENT_ON)
+SHORT_ISO = re.compile(  # journalctl's: 2026-11-23T20:15:30+0100 host wg-monitor[7]: ...
+    r"([0-9-]{10}T[0-9:]{8})(?:Z|([+-][0-9]{2}):?([0-9]{2})) [^ ]+ ([^ :\[]+)(?:\[[0-9]+\])?: "
 )
-GAP = re.compile(r"Not watching from (%s [0-2][0-9]):%s to (%s [0-2][0-9]):%s\Z" % (DATE, TIME, DATE, TIME))
+FAULT = re.compile(
+    r"(?:(Readings are )(?:more than two intervals apart|on time again)|No reading: |Readings (?:resumed|again)"
+    r"|\[([a-zA-Z0-9_=+.-]{1,15})\] can(?:not be read: | be read again))(?: after ([0-9dhms ]+)\Z)?"
+)
+CLOCK_SET = re.compile("The wall clock was set (forward|back) by ([0-9dhms ]+)")
+SECONDS = {"%02d:%02d" % divmod(second, 60): second for second in range(3600)}  # of an hour
 KINDS_OF_PEERS = frozenset(wg_monitor.EVENT_KINDS) - {"IFUP", "IFDOWN"}
+DECODE = json.JSONDecoder().raw_decode
 
-# What a line says. Of a peer: time, kind, interface, key (short or whole), name, endpoint, allowed IPs (as shown, or
-# all), whether it is new, the handshake (None = never), what was before, and from JSON the session's number and the
-# figures of its end (start, end, length, received, sent, unwatched, reason). Otherwise: time, kind, text.
-Fact = Tuple[Any, ...]
+REMARKS = {  # what a reader has to know about the answers
+    "skipped": "%d lines do not parse and do not count: --verbose shows them.",
+    "beginnings": "%d sessions began before the trails say so: they are shown from the first certain time.",
+    "handshakes": "Text lines show handshakes only: %d sessions may have lasted longer than until the last one.",
+    "unclear": "Several keys look like %s: some of their lines cannot be told apart.",
+    "missing": "%d times do not exist in this time zone: is --timezone right?",
+    "strange": "The trails announce %s, which this time zone does not have then: is --timezone right?",
+    "ends": "The ends of %%d sessions are not known: more than %d keys at once." % PEERS_MAX,
+    "gaps": "%%d gaps are missing: more than %d." % KEPT_MAX,
+    "changes": "%%d changes of allowed IPs are missing: more than %d." % KEPT_MAX,
+}
 
 
-def seconds_of(text: str) -> float:
-    # The reverse of wg_monitor.duration, which cuts off what is less than its second unit.
-    return float(sum(int(number) * AGO_S[unit] for number, unit in re.findall(r"\b([0-9]{1,8})([dhms])\b", text)))
+# What a line says.
+class Fact(NamedTuple):
+    at: float
+    kind: str  # an event, START, STOP, or a level
+    about: str  # the interface, or a message
+    key: str = ""  # of a peer, short or whole, like all that follows
+    name: str = ""
+    endpoint: str = ""
+    ips: str | None = None  # as a text line shows them, or all; None = it does not say
+    new: bool = False
+    handshake: float | None = None  # None = never
+    before: str = ""  # the former endpoint or allowed IPs
+    number: int | None = None  # of its session
+    # Of a session's end: start, end, length, received, sent, unwatched, reason. Of a gap: its start and its end.
+    figures: Sequence[Any] = ()
 
 
-@lru_cache(maxsize=10_000)
 def whole_ips(shown: str) -> str:
     # From a text line to what `wg` prints: 10.0.0.1/32,10.1.0.0/24.
     found = [ip for ip in shown.split(", ") if ip != "N/A" and not ip.endswith(" more")]
     return ",".join(ip if "/" in ip else ip + ("/128" if ":" in ip else "/32") for ip in found)
 
 
-def only_networks(ips: str | None) -> str | None:
-    from ipaddress import ip_network
-
-    found = []
-    for ip in ips.split(",") if ips else ():
-        with suppress(ValueError):
-            found.append(str(ip_network(ip, strict=False)))
-    return None if ips is None else ",".join(found)
-
-
 @lru_cache(maxsize=100_000)
 def is_peer(interface: str, key: str) -> bool:
     return bool(wg_monitor.INTERFACE_NAME.fullmatch(interface) and wg_monitor.PUBLIC_KEY.fullmatch(key))
+
+
+def iso(text: str) -> float:
+    # A time with its offset: RFC 3339, or short-iso of journalctl. Errors: ValueError, TypeError.
+    if text[-3:-2] != ":":  # Python 3.10 and older read no other offset
+        text = text[:-1] + "+00:00" if text[-1:] == "Z" else text[:-2] + ":" + text[-2:]
+    return (datetime.fromisoformat(text) - EPOCH_BEGIN).total_seconds()
 
 
 class Calendar:
@@ -971,62 +984,73 @@ class Calendar:
 
     def __init__(self, zone: Zone) -> None:
         self.zone = zone
-        self.hours: dict[str, float] = {}  # those that leave no doubt
-        self.offset: float | None = None  # as announced
-        self.foreign = False  # the announced offset is not the zone's
+        self.offset = ""  # as announced, if the zone does not have it
+        self.hour = lru_cache(maxsize=10_000)(self.certain)
         self.last = -FOREVER
         self.missing, self.strange = 0, ""  # times that do not exist in this zone, and an offset that it never has
 
-    def time(self, hour: str, minute: str, second: str, until: float | None = None) -> float:
-        # `hour`: 2026-11-23 20. `until`: the time of the line, if it is not the line's own. Errors: ValueError.
-        base = self.hours.get(hour)
-        return (self.hour(hour, int(minute), until) if base is None else base) + int(minute) * 60 + int(second)
+    def time(self, stamp: str, until: float | None = None) -> float:
+        """`stamp`: 2026-11-23 20:15:30. `until`: the time of the line, if it is not the line's own.
 
-    def hour(self, text: str, minute: int, until: float | None) -> float:
-        # When an hour began, as far as this minute of it is concerned.
-        try:
-            local = datetime(int(text[:4]), int(text[5:7]), int(text[8:10]), int(text[11:]), minute)
-            first, second = self.walls(local)
-            if first == second and all(self.walls(local.replace(minute=n)) == (first, first) for n in (0, 59)):
-                if len(self.hours) >= HOURS_MAX:
-                    self.hours.clear()
-                self.hours[text] = first
-        except (OverflowError, OSError) as error:
-            raise ValueError(str(error)) from None
+        Errors: ValueError, KeyError, OverflowError, OSError."""
+        start = self.hour(stamp[:13])
+        if start is None:
+            start = self.doubtful(stamp[:13], int(stamp[14:16]), until)
+        at = start + SECONDS[stamp[14:]]
+        if until is None:
+            self.last = at
+        return at
+
+    def certain(self, text: str) -> float | None:
+        # When an hour began; None = in doubt.
+        if self.offset:
+            return iso(text + ":00:00" + self.offset)
+        starts = {start for minute in (0, 59) for start in self.starts(text, minute)}
+        return starts.pop() if len(starts) == 1 else None
+
+    def starts(self, text: str, minute: int) -> tuple[float, ...]:
+        # When the hour of a local time began, by both meanings of it.
+        walls = self.zone.walls(datetime.fromisoformat("%s:%02d" % (text, minute)))
+        return tuple(wall - 60 * minute for wall in walls)
+
+    def doubtful(self, text: str, minute: int, until: float | None) -> float:
+        # The same, as far as this minute of it is concerned.
+        first, second = self.starts(text, minute)
         if first < second:  # the clock was set back: it shows this minute twice
             if until is None:
-                again = self.offset_at(first) != self.offset == self.offset_at(second)
                 later = first + 60 * minute + 60 <= self.last <= second + 7200
-                return second if again or later else first
-            return second if second + 60 * minute <= until else first
+            else:
+                later = second + 60 * minute <= until
+            return second if later else first
         self.missing += first > second and until is None
         return first
 
-    def walls(self, local: datetime) -> tuple[float, float]:
-        # When the hour of a local time began, by both meanings of it.
-        if self.foreign and self.offset is not None:
-            first = second = local.replace(tzinfo=timezone.utc).timestamp() - self.offset
-        else:
-            first, second = self.zone.walls(local)
-        return first - 60 * local.minute, second - 60 * local.minute
-
-    def offset_at(self, at: float) -> float:
-        local = self.zone.local(at)
-        return ((local if local.tzinfo else local.astimezone()).utcoffset() or timedelta()).total_seconds()
-
-    def announce(self, stamp: Sequence[str], sign: str, hours: str, minutes: str) -> None:
-        self.hours.clear()
-        self.offset, self.foreign = (int(hours) * 3600 + int(minutes) * 60) * (-1.0 if sign == "-" else 1.0), True
-        self.foreign = self.offset_at(self.time(stamp[0], stamp[1], stamp[2])) != self.offset
-        self.strange = "UTC%s%s:%s" % (sign, hours, minutes) if self.foreign else self.strange
-        self.hours.clear()
+    def announce(self, stamp: str, offset: str) -> float:
+        """The time of a line that announces an offset."""
+        self.last = iso(stamp + offset)
+        self.offset = "" if self.zone.rfc3339(self.last).endswith(offset) else offset
+        self.strange = "UTC" + offset if self.offset else self.strange
+        self.hour.cache_clear()
+        return self.last
 
 
-def iso(text: str) -> float:
-    """A time with its offset: RFC 3339, or short-iso of journalctl. Errors: ValueError, TypeError."""
-    if text[-3:-2] != ":":  # Python 3.10 and older read no other offset
-        text = text[:-1] + "+00:00" if text[-1:] == "Z" else text[:-2] + ":" + text[-2:]
-    return (datetime.fromisoformat(text) - EPOCH_BEGIN).total_seconds()
+Source = Tuple[float, Iterator[Any]]  # when it begins, and tuples in order, which begin with their time
+
+
+def in_order(sources: Iterable[Source]) -> Iterator[Any]:
+    """The tuples of all sources in order. A source begins when its turn comes: of those that only follow each other,
+    one at a time."""
+    heap = [(first, number, [], source) for number, (first, source) in enumerate(sources)]  # type: list[Any]
+    heapify(heap)
+    while heap:
+        _, number, held, source = heappop(heap)
+        yield from held
+        limit = heap[0][0] if heap else FOREVER
+        for item in source:
+            if item[0] >= limit:
+                heappush(heap, (item[0], number, [item], source))
+                break
+            yield item
 
 
 # Files
@@ -1036,13 +1060,14 @@ class Meter:
     """A progress bar, on a terminal only, for what takes longer than a second."""
 
     def __init__(self, paths: Iterable[str]) -> None:
-        self.sizes = {path: os.path.getsize(path) for path in paths if os.path.isfile(path)}
+        shown = sys.stderr.isatty()
+        self.sizes = {path: os.path.getsize(path) for path in paths if shown and os.path.isfile(path)}
         self.done: dict[str, int] = {}
-        self.next = time.monotonic() + 1 if sys.stderr.isatty() else FOREVER
+        self.next = time.monotonic() + 1
         self.visible = False
 
     def show(self, path: str, file: BinaryIO) -> None:
-        if self.next < FOREVER and path in self.sizes:
+        if path in self.sizes:
             self.done[path] = file.tell()
             if time.monotonic() >= self.next:
                 share = min(1.0, sum(self.done.values()) / max(1, sum(self.sizes.values())))
@@ -1098,50 +1123,37 @@ def content_of(file: Any) -> Iterator[bytes]:
 
 
 class Reader:
-    """Reads files as facts. It reports what is wrong with one, and goes on."""
+    """Reads files as facts. It reports what is wrong with one, and goes on; without a meter, it reports nothing."""
 
-    def __init__(self, zone: Zone, report: Callable[[str], None], meter: Meter, verbose: bool) -> None:
-        self.calendar, self.report, self.meter, self.verbose = Calendar(zone), report, meter, verbose
+    def __init__(self, zone: Zone, meter: Meter | None = None, verbose: bool = False) -> None:
+        self.calendar, self.meter, self.verbose = Calendar(zone), meter, verbose
         self.skipped = 0  # lines that do not parse
-        self.decode = json.JSONDecoder().raw_decode
 
-    def lines(self, path: str, file: BinaryIO) -> Iterator[list[str]]:
-        # All whole lines of a block at once. A line that is too long leaves one that does not parse.
-        name, content, rest, cut = printable(path), content_of(file), b"", False
-        while True:
-            try:
-                data = next(content, b"")
-            except (EOFError, OSError) as error:
-                self.report("%s is damaged: %s. What comes before that counts" % (name, reason_of(error)))
-                data = b""
-            self.meter.show(path, file)
-            if not data:
-                break
-            if cut:
-                begin = data.find(b"\n")
-                if begin < 0:
-                    continue
-                data, cut = b"(a line of more than %d bytes)" % LINE_MAX + data[begin:], False
-            data = rest + data
-            end = data.rfind(b"\n") + 1
-            rest, cut = data[end:], len(data) - end > LINE_MAX
-            if cut:
-                rest = b""
-            if end:
-                text = data[: end - 1].decode("utf-8", "replace")
-                yield (text.replace("\r\n", "\n") if "\r" in text else text).split("\n")
-        if rest or cut:
-            self.report("%s ends in the middle of a line, which does not count" % name)
+    def report(self, text: str) -> None:
+        if self.meter is not None:
+            self.meter.hide()
+            print("wg_monitor: " + text, file=sys.stderr)
 
-    def facts(self, path: str, file: BinaryIO) -> Iterator[Fact]:
-        number, read, match, event, other = 0, 0, EVENT_LINE.match, self.event, self.other
-        for lines in self.lines(path, file):
-            for line in lines:
-                number += 1
-                found = None if line[:1] == "{" else match(line)
+    def source(self, path: str) -> Source:
+        """A file as `in_order` takes it. Errors: Refusal."""
+        regular = os.path.isfile(path)  # it is opened again when its turn comes: there may be thousands
+        facts = (Reader(self.calendar.zone) if regular else self).facts(path)
+        head = list(islice(facts, 1))
+        return (head[0].at if head else -FOREVER), (self.facts(path) if regular else chain(head, facts))
+
+    def facts(self, path: str) -> Iterator[Fact]:
+        try:
+            file = open(0, "rb", closefd=False) if path == "-" else open(path, "rb")
+        except OSError as error:
+            code = EXIT_NOT_PERMITTED if isinstance(error, PermissionError) else EXIT_FAILURE
+            remedy = "name files that you may read, or - for standard input"
+            raise Refusal("%s cannot be read" % printable(path), reason_of(error), remedy, code) from None
+        number, read = 0, 0
+        with file:
+            for number, line in enumerate(chain.from_iterable(self.lines(path, file)), 1):
                 try:
-                    fact = other(line) if found is None else event(None, *found.groups())
-                except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+                    fact = self.fact(line)
+                except (ValueError, TypeError, KeyError, OverflowError, OSError, RecursionError):
                     self.skipped += 1
                     if self.verbose:
                         self.report("%s, line %d does not parse: %s" % (printable(path), number, printable(line)))
@@ -1152,77 +1164,88 @@ class Reader:
         if number and not read:
             self.report("%s is no trail: none of its lines counts" % printable(path))
 
+    def lines(self, path: str, file: BinaryIO) -> Iterator[list[str]]:
+        # All whole lines of a block at once. A line that is too long becomes one that does not parse.
+        rest = b""
+        try:
+            for data in content_of(file):
+                if self.meter is not None:
+                    self.meter.show(path, file)
+                data = rest + data
+                end = data.rfind(b"\n") + 1
+                rest = data[end:]
+                if len(rest) > LINE_MAX:
+                    rest = b"(a line of more than %d bytes)" % LINE_MAX
+                if end:
+                    text = data[: end - 1].decode("utf-8", "replace")
+                    yield (text.replace("\r\n", "\n") if "\r" in text else text).split("\n")
+        except (EOFError, OSError) as error:
+            self.report("%s is damaged: %s. What comes before that counts" % (printable(path), reason_of(error)))
+        if rest:
+            self.report("%s ends in the middle of a line, which does not count" % printable(path))
+
     # What a line says; None = nothing. Errors: those that `facts` catches, if it does not parse.
 
-    def event(
-        self, at: float | None, hour: Any, minute: Any, second: Any, kind: str, interface: str, name: Any, key: str,
-        endpoint: Any, shown: Any, new: Any, never: Any, shook: Any, shook_minute: Any, shook_second: Any, before: Any,
-    ) -> Fact:  # fmt: skip
-        calendar = self.calendar
-        if hour:
-            at = calendar.last = calendar.time(hour, minute, second)
-        elif at is None:
-            raise ValueError("it has no time")
-        handshake = None
-        if shook:
-            text = shook if len(shook) > 2 else (hour or calendar.zone.stamp(at))[:11] + shook
-            handshake = calendar.time(text, shook_minute, shook_second, at)
-            if not hour and text is not shook and handshake > at + DAY_S / 2:
-                handshake -= DAY_S  # the journal has another date than the line had
-        elif not (before if kind in ("ROAMING", "CHANGED") else never or kind == "REMOVED"):
-            raise ValueError("it is cut short")
-        if endpoint == "N/A" or endpoint == "(none)" or endpoint is None:
-            endpoint = ""
-        if (shown is None and kind != "REMOVED") or (before and kind == "ROAMING" and len(before) > 80):
-            raise ValueError("it is cut short")
-        known = (at, kind, interface, key, name or "", endpoint, shown)
-        return (*known, new is not None, handshake, before or "", None, None)
-
-    def other(self, line: str, at: float | None = None) -> Fact | None:
-        # `at`: the journal's time of what is no line of a trail by itself.
+    def fact(self, line: str, at: float | None = None) -> Fact | None:
+        # `at`: the journal's time of a line that has none.
         if line[:1] == "{":
-            fields, end = self.decode(line)
-            if end != len(line):
+            fields, end = DECODE(line)
+            if end < len(line):
                 raise ValueError("more follows it")
             return self.json_line(fields)
-        match = STAMP.match(line)
+        match = EVENT_LINE.match(line)
         if match is not None:
-            offset = NEW_OFFSET.match(line, 20)
-            if offset is not None:
-                self.calendar.announce(match.groups(), *offset.groups())
-            hour, minute, second = match.groups()
-            at = self.calendar.last = self.calendar.time(hour, minute, second)
-            return self.message(at, line[20:])
+            return self.event(match, at)
+        if STAMP.match(line) is not None:
+            return self.message(line[20:], line[:19])
         if at is not None:
-            found = EVENT_LINE.match(line)
-            return self.message(at, line) if found is None else self.event(at, *found.groups())
+            return self.message(line, "", at)
         match = SHORT_ISO.match(line)
         if match is not None:
-            return self.journal(iso(match.group(1)), match.group(2), line[match.end() :])
+            stamp, hours, minutes, program = match.groups()
+            at = iso("%s%s:%s" % (stamp, hours or "+00", minutes or "00"))
+            return self.journal(at, program, line[match.end() :])
         if line and not line.startswith("-- "):  # journalctl's own
             raise ValueError("it is no line of a trail")
         return None
 
     def journal(self, at: float, program: str, text: str) -> Fact | None:
         # systemd reports on the service as well.
-        return None if program == "systemd" else self.other(text, at)
+        return None if program == "systemd" else self.fact(text, at)
 
-    def message(self, at: float, text: str) -> Fact:
-        match = OTHER_LINE.match(text)
+    def message(self, text: str, stamp: str, at: float | None = None) -> Fact:
+        # `stamp`: its local time; "" = nobody knows. `at`: its time, if the calendar need not be asked.
+        match, offset, gap = MESSAGE.match(text), NEW_OFFSET.match(text), GAP.match(text)
         if match is None:
             raise ValueError("it is no line of a trail")
+        if offset is not None and stamp:
+            at = self.calendar.announce(stamp, offset.group(1))
+        elif at is None:
+            at = self.calendar.time(stamp)
         level, run, change, interface = match.groups()
-        if level:
-            return self.note(at, level, text[match.end() :])
-        return at, {"started": "START", "stopped": "STOP"}.get(run, change or ""), interface or text
+        about = text[match.end() :] if level else interface or text
+        figures = () if gap is None else [self.calendar.time(end, at) for end in gap.groups()]
+        return Fact(at, level or change or (run or "").upper(), about, figures=figures)
 
-    def note(self, at: float, kind: str, text: str) -> Fact:
-        gap = GAP.match(text) if kind == "WARN" else None
-        if gap is None:
-            return at, kind, text
-        hour, minute, second, *end = gap.groups()
-        start = self.calendar.time(hour, minute, second, at)
-        return at, "GAP", (start, self.calendar.time(end[0], end[1], end[2], at))
+    def event(self, match: re.Match[str], at: float | None) -> Fact:
+        stamp, kind, interface, name, key, endpoint, ips, new, shook, before = match.groups()
+        if stamp:
+            at = self.calendar.time(stamp)
+        elif at is None:
+            raise ValueError("it has no time")
+        needed = before if kind in ("ROAMING", "CHANGED") else shook
+        if (kind != "REMOVED" and (ips is None or not needed)) or (kind == "ROAMING" and len(before) > 80):
+            raise ValueError("it is cut short")
+        handshake = None
+        if shook and shook != "Never":
+            text = shook if len(shook) > 8 else (stamp or self.calendar.zone.stamp(at))[:11] + shook
+            handshake = self.calendar.time(text, at)
+            if not stamp and text is not shook and handshake > at + DAY_S / 2:
+                handshake -= DAY_S  # the journal has another date than the line had
+        return tuple.__new__(Fact, (  # half the time of a call by its name
+            at, kind, interface, key, name or "", endpoint or "", ips, new is not None, handshake, before or "",
+            None, (),
+        ))  # fmt: skip
 
     def json_line(self, fields: Any) -> Fact | None:
         if "MESSAGE" in fields:
@@ -1233,54 +1256,27 @@ class Reader:
         stamp, kind, interface = fields["time"], fields["event"], fields.get("interface")
         at = iso(stamp)
         if "peer" not in fields:
-            text = interface or fields["message"]
-            if not isinstance(text, str) or not isinstance(kind, str):
-                raise ValueError("it is no line of a trail")
-            offset = NEW_OFFSET.match(text)
-            if offset is not None:
-                self.calendar.announce((stamp[:10] + " " + stamp[11:13], stamp[14:16], stamp[17:19]), *offset.groups())
-            return self.note(at, kind, text)
+            text = "%s [%s]" % (kind, interface) if interface else "[%s] %s" % (kind, fields["message"])
+            return self.message(text, stamp[:19], at)
         key, name, endpoint = fields["peer"], fields.get("name") or "", fields["endpoint"] or ""
-        ips = fields["allowed_ips"]
-        before, handshake, number, figures = fields.get("from") or "", fields["handshake"], fields.get("session"), None
-        if not is_peer(interface, key) or len(endpoint) > 80 or len(name) > 80 or kind not in KINDS_OF_PEERS:
-            raise ValueError("it is no line of a trail")
+        ips, before, handshake = fields["allowed_ips"], fields.get("from") or "", fields["handshake"]
         _ = name + endpoint + ips + before  # TypeError: not all of them are texts
-        if before and kind == "ROAMING" and len(before) > 80:
+        known = is_peer(interface, key) and kind in KINDS_OF_PEERS and fields.get("reason", "idle") in REASONS
+        if not known or len(endpoint) > 80 or len(name) > 80 or (kind == "ROAMING" and len(before) > 80):
             raise ValueError("it is no line of a trail")
+        number, figures = fields.get("session"), ()  # type: int | None, Sequence[Any]
         if "length_s" in fields:
             counts = fields["length_s"], fields["received_bytes"], fields["sent_bytes"], fields["unwatched_s"]
             number, length, received, sent, unwatched = array("Q", (number, *counts))  # errors: one is not natural
-            start, until = iso(fields["session_start"]), iso(fields["last_seen"])
-            if fields["reason"] not in REASONS:
-                raise ValueError("it is no line of a trail")
-            figures = (start, until, float(length), received, sent, float(unwatched), fields["reason"])
+            times = iso(fields["session_start"]), iso(fields["last_seen"])
+            figures = (*times, float(length), received, sent, float(unwatched), fields["reason"])
+            handshake = None  # the last sign of life says more
         elif number is not None:
             (number,) = array("Q", (number,))
         handshake = iso(handshake) if handshake else None
-        return at, kind, interface, key, name, endpoint, ips, "new" in fields, handshake, before, number, figures
-
-
-def in_order(sources: Iterable[tuple[float, Callable[[], Iterator[Fact]]]]) -> Iterator[Fact]:
-    """The tuples of several sources, each in its own order, by their first field. `sources`: the first of these, and
-    how to begin. A source begins when its turn comes: of those that only follow each other, one at a time."""
-    waiting = sorted(((first, number, begin) for number, (first, begin) in enumerate(sources)), reverse=True)
-    heap: list[tuple[float, int, Fact, Iterator[Fact]]] = []
-    while waiting or heap:
-        if waiting and (not heap or waiting[-1][0] <= heap[0][0]):
-            _, number, begin = waiting.pop()
-            facts = begin()
-        else:
-            _, number, fact, facts = heappop(heap)
-            yield fact
-        limit = min(heap[0][0] if heap else FOREVER, waiting[-1][0] if waiting else FOREVER)
-        if limit == FOREVER:
-            yield from facts
-        for fact in facts:
-            if fact[0] >= limit:
-                heappush(heap, (fact[0], number, fact, facts))
-                break
-            yield fact
+        return tuple.__new__(Fact, (
+            at, kind, interface, key, name, endpoint, ips, "new" in fields, handshake, before, number, figures
+        ))  # fmt: skip
 
 
 # Sessions
@@ -1291,16 +1287,16 @@ class Shelf:
     hold wait in a temporary file without a name: sorted runs, which are merged."""
 
     def __init__(self) -> None:
-        self.last: list[tuple[Any, ...]] = []  # the latest run: beginning, serial number, and the other fields
+        self.last: list[tuple[float, tuple[Any, ...]]] = []  # the latest run: beginnings, and the fields of Session
         self.file: Any = None
-        self.runs: list[tuple[float, list[tuple[int, int]]]] = []  # where each begins, and where its chunks are
+        self.runs: list[tuple[float, list[tuple[int, int]]]] = []  # when each begins, and where its chunks are
 
     def __del__(self) -> None:
         if self.file is not None:
             self.file.close()
 
-    def add(self, record: tuple[Any, ...]) -> None:
-        self.last.append(record)
+    def add(self, session: tuple[Any, ...]) -> None:
+        self.last.append((session[5], session))
         if len(self.last) >= RUN:
             self.put_away()
 
@@ -1308,43 +1304,43 @@ class Shelf:
         # Errors: Refusal.
         from tempfile import TemporaryFile
 
-        self.last.sort()
-        run = []
+        self.last.sort(key=itemgetter(0))
+        places = []
         try:
             self.file = self.file or TemporaryFile(buffering=0)
             for first in range(0, len(self.last), CHUNK):
                 data = marshal.dumps(self.last[first : first + CHUNK])
-                run.append((self.file.tell(), len(data)))
+                places.append((self.file.tell(), len(data)))
                 if self.file.write(data) < len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             found, remedy = "the sessions cannot be sorted", "set TMPDIR to a directory with more space"
             raise Refusal(found, reason_of(error), remedy, EXIT_FAILURE) from None
-        self.runs.append((self.last[0][0], run))
+        self.runs.append((self.last[0][0], places))
         self.last = []
 
-    def chunks(self, run: list[tuple[int, int]]) -> Iterator[tuple[Any, ...]]:
-        for offset, size in run:
+    def chunks(self, places: list[tuple[int, int]]) -> Iterator[tuple[float, tuple[Any, ...]]]:
+        for offset, size in places:
             self.file.seek(offset)
             yield from marshal.loads(self.file.read(size))
 
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        self.last.sort()
-        runs = [(first, partial(self.chunks, places)) for first, places in self.runs]
-        return in_order([*runs, (self.last[0][0], partial(iter, self.last))] if self.last else runs)
+    def __iter__(self) -> Iterator[Session]:
+        self.last.sort(key=itemgetter(0))
+        runs: list[Source] = [(first, self.chunks(places)) for first, places in self.runs]
+        last: list[Source] = [(self.last[0][0], iter(self.last))] if self.last else []
+        return (Session._make(fields) for _, fields in in_order(runs + last))
 
 
 # A session whose end no line has reported yet.
 class Begun:
     __slots__ = ("start", "line", "sure", "run", "number", "name", "ips", "endpoints", "steps")
 
-    def __init__(
-        self, start: float, line: float, run: int, number: int | None, name: str, ips: str, steps: float, endpoint: str
-    ) -> None:
-        self.start = start
-        self.line = self.sure = line  # the line that reported it, and the last one that showed the peer online
-        self.run, self.number, self.name, self.ips, self.steps = run, number, name, ips, steps
-        self.endpoints: tuple[str, ...] = (endpoint,) if endpoint else ()
+    def __init__(self, start: float, fact: Fact, ips: str, run: int, steps: float) -> None:
+        line, _, _, _, self.name, endpoint, _, _, _, before, self.number, _ = fact
+        self.line = self.sure = line  # which reported it, and the last one that showed the peer online
+        self.start, self.ips, self.run, self.steps = start, ips, run, steps
+        first = before or endpoint
+        self.endpoints: tuple[str, ...] = (first,) if first else ()
 
     def use(self, endpoint: str) -> None:
         if endpoint and endpoint not in self.endpoints:
@@ -1371,77 +1367,79 @@ class Rebuilder:
     files: the second one changes nothing."""
 
     def __init__(self) -> None:
-        self.shelf, self.serial = Shelf(), 0  # the number of the last record
-        self.peers: dict[tuple[str, str], Followed] = {}  # by the key of text lines, and by the whole key
-        # Those with an open session, in the order of the runs that saw them last.
-        self.online: dict[Followed, None] = {}
+        self.shelf = Shelf()
+        self.peers: dict[Key, Followed] = {}  # by the key of text lines, and by the whole key
         self.changes: list[Change] = []  # of allowed IPs
         self.gaps: list[Gap] = []
-        self.faults: dict[str, float] = {}  # the time of the line with which a fault began, by its subject
+        self.faults: dict[tuple[str | None, str], float] = {}  # interface and why, as in a gap: when a line told of it
         self.down: dict[str, float] = {}  # the last IFDOWN of an interface
         self.first = self.seen = -FOREVER  # the first line, and the last one that proves a reading
         self.run, self.began = 0, -FOREVER  # of the monitor; older lines are those that a former run left behind
         self.before = -FOREVER  # the last time at which the former run is known to have watched
         self.stopped = False  # whether the last run has ended politely
-        # The gap between two runs, until a line says more exactly.
-        self.pause: tuple[str | None, float, float, str] | None = None
+        self.pause: Gap | None = None  # between two runs, until a line says more exactly
         self.stored: bool | None = None  # whether this run knows what the former one knew; None = no line shows it
         self.scope = ""  # the interfaces of this run, separated by commas; "" = all
-        self.threshold, self.patience = 180.0, 0.0
-        self.steps, self.stepped = 0.0, -FOREVER  # how far the wall clock was set in all, and when it last was
+        self.threshold, self.patience = 180, 0
+        self.steps, self.stepped = 0, -FOREVER  # how far the wall clock was set in all, and when it last was
         self.lost: Counter[str] = Counter()
         self.unclear: dict[str, None] = {}
 
     def take(self, fact: Fact) -> None:
-        if len(fact) == 3:
-            self.hear(*fact)
+        at, kind, about, key, _, _, ips, new, _, _, _, figures = fact  # faster than by their names
+        if not key:
+            self.hear(at, kind, about, figures)
             return
-        at, kind, interface, key, name, endpoint, ips, new, handshake, before, number, figures = fact
-        peer = self.peers.get((interface, key))
+        peer = self.peers.get((about, key))
         if peer is None or peer.shown != ips or peer.twins is not None:
-            peer = self.find(at, kind, interface, key, ips, new, before)
+            peer = self.find(fact)
         late = at < self.began
+        begun = peer.held if late else peer.open
+        again = False
         if not late:
             self.seen = at
             if self.pause is not None or self.first == -FOREVER:
                 self.prove(at)
+            again = new and 0 <= peer.run < self.run  # this run did not know the peers of the former one
+            if again:
+                self.stored = False
+                if begun is not None:
+                    begun.sure = max(begun.sure, self.before)
+            if new:
+                peer.run = self.run
         if kind == "OFFLINE" or kind == "REMOVED":
-            self.end(peer, at, kind, name, endpoint, new, handshake, number, figures, late)
-            return
-        begun = peer.open
-        if kind == "ONLINE" or (begun is None and kind == "ROAMING" and not late):
-            # A handshake that is too old did not bring the peer online: received bytes did, at the reading.
-            start = at if handshake is None or at - handshake >= self.threshold else handshake
-            if peer.last[0] is not None and start < peer.last[0] <= at:
-                start = peer.last[0]
-            if kind == "ROAMING":
-                self.lost["beginnings"] += 1
-            used = before if kind == "ROAMING" else endpoint
-            begun = Begun(start, at, self.run, number, name, peer.ips, self.steps, used)
-            self.begin(peer, begun, new, late)
-        if begun is not None and not late:
+            self.end(peer, begun, fact)
+            if peer.open is not None and not late:
+                self.cut(peer)
+            if kind == "REMOVED":
+                peer.run = -1
+                self.change(peer, at, None)
+        elif kind == "ONLINE" or (begun is None and kind == "ROAMING" and not late):
+            self.begin(peer, begun, fact, late, again)
+        elif begun is not None and not late:
             begun.sure = at
             if kind == "ROAMING":
-                begun.use(before)
-                begun.use(endpoint)
+                begun.use(fact.before)
+                begun.use(fact.endpoint)
 
     # Peers
 
-    def find(self, at: float, kind: str, interface: str, key: str, ips: str, new: bool, before: str) -> Followed:
+    def find(self, fact: Fact) -> Followed:
         # The peer of a line that is about a new one, or shows other allowed IPs, or has a key that two show.
+        kind, interface, key, ips = fact.kind, fact.about, fact.key, fact.ips
         whole = len(key) == 44
         label = wg_monitor.short_key(key) if whole else key
         first = self.peers.get((interface, label))
         group = [] if first is None else first.twins or [first]
-        if whole and len(group) >= TWINS_MAX and all(peer.key != key for peer in group):
-            group = []
         if whole:
             fits = [p for p in group if p.key == key]
+            if not fits and len(group) >= TWINS_MAX:
+                group = []
             fits = fits or [p for p in group if not p.key and (len(group) == 1 or p.shown == text_of(ips))]
         else:
-            shown = before.partition(": ")[2][:-1] if kind == "CHANGED" else ips
+            shown = fact.before.partition(": ")[2][:-1] if kind == "CHANGED" else ips
             fits = [p for p in group if shown in (p.shown, text_of(p.ips))]
-            if not fits and group and (len(group) >= TWINS_MAX or not self.is_another(group[0], kind, new)):
+            if not fits and group and (len(group) >= TWINS_MAX or not self.is_another(group[0], fact)):
                 fits = [p for p in group if (p.open is None) == (kind == "ONLINE")] or group
             if len(fits) > 1:
                 self.doubt(label, interface)
@@ -1449,9 +1447,9 @@ class Rebuilder:
         if whole and not peer.key:
             peer.key = key
             self.peers[interface, key] = peer
-        if peer.shown != ips:
+        if ips is not None and peer.shown != ips:
             if peer.shown is None or text_of(peer.ips) != (text_of(ips) if whole else ips):
-                self.change(peer, at, ips if whole else whole_ips(ips))
+                self.change(peer, fact.at, ips if whole else whole_ips(ips))
             peer.shown = ips
         return peer
 
@@ -1459,19 +1457,16 @@ class Rebuilder:
         if len(self.unclear) < TWINS_MAX:
             self.unclear["%s on %s" % (label, interface)] = None
 
-    def is_another(self, peer: Followed, kind: str, new: bool) -> bool:
+    def is_another(self, peer: Followed, fact: Fact) -> bool:
         # Whether a line with other allowed IPs cannot be about this peer, which has its key.
         known = peer.run == self.run or (self.stored is True and peer.run >= 0)
-        return known and kind in ("ONLINE", "OFFLINE") and (new or (kind == "ONLINE") == (peer.open is not None))
+        there = (fact.kind == "ONLINE") == (peer.open is not None)
+        return known and fact.kind in ("ONLINE", "OFFLINE") and (fact.new or there)
 
     def add(self, interface: str, label: str, group: list[Followed]) -> Followed:
         if len(self.peers) >= PEERS_MAX:
-            for name in list(islice(self.peers, PEERS_MAX // 2)):
-                first = self.peers.pop(name)
-                for peer in first.twins or [first]:
-                    self.lost["ends"] += peer.open is not None
-                    self.cut(peer)
-                    self.release(peer)
+            self.lost["ends"] += self.forget()
+            self.peers.clear()
             group = []
         peer = Followed(interface, label + "#%d" % (len(group) + 1) if group else label, self.run)
         if group:
@@ -1480,142 +1475,144 @@ class Rebuilder:
         self.peers.setdefault((interface, label), peer)
         return peer
 
+    def everyone(self) -> Iterator[Followed]:
+        # Some peers come twice.
+        for first in self.peers.values():
+            yield from first.twins or (first,)
+
+    def forget(self) -> int:
+        """Finishes all sessions. Returns how many were open."""
+        count = 0
+        for peer in self.everyone():
+            count += peer.open is not None
+            self.cut(peer)
+            self.release(peer)
+        return count
+
     def change(self, peer: Followed, at: float, ips: str | None) -> None:
         peer.ips = (ips or "") if len(ips or "") <= IPS_MAX else str(ips)[:IPS_MAX].rpartition(",")[0]
-        if len(self.changes) < CHANGES_MAX:
-            self.changes.append((peer.interface, peer.key or peer.label, at, None if ips is None else peer.ips))
-        else:
-            self.lost["changes"] += 1
+        change = peer.interface, peer.key or peer.label, at, None if ips is None else peer.ips
+        self.keep(self.changes, change, "changes")
 
     # Sessions
 
-    def begin(self, peer: Followed, begun: Begun, new: bool, late: bool) -> None:
-        old = peer.held if late else peer.open
-        again = new and 0 <= peer.run < self.run  # this run did not know the peers of the former one
+    def begin(self, peer: Followed, old: Begun | None, fact: Fact, late: bool, again: bool) -> None:
+        at, start = fact.at, fact.handshake
+        if start is None or at - start >= self.threshold:
+            start = at  # a handshake that is too old did not bring the peer online: received bytes did, at the reading
+        ended = peer.last[0]
+        if ended is not None and start < ended <= at:
+            start = ended
+        if old is not None and again and start <= self.before:  # its handshake shows that it never went
+            old.run, old.number, old.sure = self.run, fact.number, at
+            old.use(fact.endpoint)
+            return
         if old is not None and not again:
-            same = old.number is not None and old.number == begun.number
-            if same or old.start == begun.start or abs(old.line - begun.line) < SAME_S:
+            same = old.number is not None and old.number == fact.number
+            if same or old.start == start or abs(old.line - at) < SAME_S:
                 return  # the same line in another file
+        begun = Begun(start, fact, peer.ips, self.run, self.steps)
+        if fact.kind == "ROAMING":
+            self.lost["beginnings"] += 1
+            begun.use(fact.endpoint)
         if late:
             self.release(peer)
             peer.held = begun
             return
-        if again:
-            self.stored = False
-        if new or peer.run < 0:
+        if peer.run < 0:
             peer.run = self.run
-        if old is not None and again and begun.start <= self.before:  # its handshake shows that it never went
-            begun.start, begun.line, begun.name, begun.ips = old.start, old.line, old.name, old.ips
-            begun.steps, begun.endpoints = old.steps, old.endpoints + begun.endpoints
-            self.close(peer, old)
-        elif old is not None:
+        if old is not None:
             if old.run == self.run and not peer.ips:
                 self.doubt(peer.label, peer.interface)
-            self.cut(peer, self.before if again else -FOREVER)
+            self.cut(peer)
         peer.open = begun
-        self.online[peer] = None
 
-    def end(
-        self, peer: Followed, at: float, kind: str, name: str, endpoint: str, new: bool, until: float | None,
-        number: int | None, figures: Any, late: bool,
-    ) -> None:  # fmt: skip
-        begun = peer.held if late else peer.open
+    def end(self, peer: Followed, begun: Begun | None, fact: Fact) -> None:
+        at, kind, _, _, _, endpoint, _, new, until, _, number, figures = fact
         if begun is not None and until is not None and until < begun.start:
             until = begun.start
-        if new:
-            if 0 <= peer.run < self.run:
-                self.stored = False
-                if begun is not None:
-                    begun.sure = max(begun.sure, self.before)
-            peer.run = self.run
+        if new:  # it ended while nobody watched
             if begun is not None and until is not None and until <= begun.sure:
-                self.finish(peer, begun, until, at, ENDED)
-        elif figures is not None:
-            if peer.last != (figures[1], number):
-                begun = self.concluded(peer, name, endpoint, number, *figures[:2])
-                self.finish(peer, begun, figures[1], at, ENDED, "", figures[2:])
+                self.finish(peer, begun, until, ENDED, self.estimate(peer, begun, until, at))
+        elif figures:
+            start, until, *figures = figures
+            if peer.last != (until, number):
+                self.finish(peer, self.concluded(peer, fact, start, until), until, ENDED, figures)
         elif until is not None and (begun is not None or (kind == "OFFLINE" and until != peer.last[0])):
             if begun is None:
                 self.lost["beginnings"] += 1
-                begun = Begun(until, at, self.run, None, "", peer.ips, self.steps, "")
+                begun = Begun(until, fact, peer.ips, self.run, self.steps)
             begun.use(endpoint)
-            reason = "removed" if kind == "REMOVED" else "interface-down" if self.down.get(peer.interface) == at else ""
             self.lost["handshakes"] += 1
-            self.finish(peer, begun, until, at, ENDED, reason)
-        if peer.open is not None and not late:
-            self.cut(peer)
-        if kind == "REMOVED":
-            peer.run = -1
-            self.change(peer, at, None)
+            reason = "interface-down" if self.down.get(peer.interface) == at else ""
+            if kind == "REMOVED":
+                reason = "removed"
+            self.finish(peer, begun, until, ENDED, self.estimate(peer, begun, until, at, reason))
 
-    def concluded(
-        self, peer: Followed, name: str, endpoint: str, number: int | None, start: float, until: float
-    ) -> Begun:
+    def concluded(self, peer: Followed, fact: Fact, start: float, until: float) -> Begun:
         # The session that a JSON line ends. What was known of it before gives way to what this line says.
-        begun = peer.open
-        if begun is None or peer.held is not None or begun.number != number:
-            begun = Begun(start, start, self.run, number, name, peer.ips, self.steps, "")
-            for old in (peer.held, peer.open):
-                if old is not None and (old.number == number or start <= old.start <= until):
-                    begun.name, begun.ips, begun.endpoints = old.name, old.ips, begun.endpoints + old.endpoints
-                    self.close(peer, old)
-        begun.start = start
-        begun.use(endpoint)
+        begun = None
+        for old in (peer.held, peer.open):
+            if old is not None and (old.number == fact.number or start <= old.start <= until):
+                if begun is not None:  # both are parts of it
+                    used = dict.fromkeys(begun.endpoints + old.endpoints)
+                    old.endpoints = tuple(used)[-wg_monitor.ENDPOINTS_MAX :]
+                    peer.held = None
+                begun = old
+        if begun is None:
+            begun = Begun(start, fact, peer.ips, self.run, self.steps)
+        begun.start, begun.number = start, fact.number
+        begun.use(fact.endpoint)
         return begun
 
-    def finish(
-        self, peer: Followed, begun: Begun, until: float, at: float, state: str, reason: str = "", figures: Any = None
-    ) -> None:
-        # `figures`: length, received and sent bytes, unwatched seconds and reason, if a line says them.
-        if figures is None:
-            length, unwatched = until - begun.start, 0.0
-            if begun.steps != self.steps and until >= self.stepped:
-                length = max(0.0, length - self.steps + begun.steps)
-            if self.gaps and self.gaps[-1].stop > begun.line:
-                unwatched = self.unwatched(peer.interface, begun, until, at)
-            figures = (length, None, None, unwatched, reason)
-        self.close(peer, begun)
-        if state == ENDED:
-            peer.last = (until, begun.number)
-        self.serial += 1
-        who = peer.key or peer.label
-        self.shelf.add((
-            begun.start, self.serial, peer.interface, who, begun.name, begun.number, until, state, begun.endpoints,
-            begun.ips, figures,
-        ))  # fmt: skip
-
-    def unwatched(self, interface: str, begun: Begun, until: float, at: float) -> float:
-        # How much nobody watched between the line that reported it and its end. Gaps may overlap.
+    def estimate(self, peer: Followed, begun: Begun, until: float, at: float, reason: str = "") -> Sequence[Any]:
+        # The figures of a session's end that no line says: length, received and sent bytes, unwatched seconds, reason.
+        length = until - begun.start
+        if begun.steps != self.steps and until >= self.stepped:
+            length = max(0.0, length - self.steps + begun.steps)
+        # Unwatched is what lies between the line that reported it and its end. Gaps may overlap.
         seconds, earliest = 0.0, FOREVER
         for gap in reversed(self.gaps):
             if gap.stop <= begun.line:
                 break
-            if (gap.start < until or gap.stop < at) and gap.interface in (None, interface):
+            if (gap.start < until or gap.stop < at) and gap.interface in (None, peer.interface):
                 start, stop = gap.start, gap.stop
                 if gap.why == "late":  # several gaps, one after the other: only those in between surely belong to it
                     start, stop = max(start, begun.line), min(stop, max(until, at))
                 seconds += max(0.0, min(stop, earliest) - start)
                 earliest = min(earliest, start)
-        return seconds
+        return length, None, None, seconds, reason
 
-    def close(self, peer: Followed, begun: Begun) -> None:
+    def finish(self, peer: Followed, begun: Begun, until: float, state: str, figures: Sequence[Any]) -> None:
+        length, received, sent, unwatched, reason = figures
         if begun is peer.open:
             peer.open = None
-            del self.online[peer]
         elif begun is peer.held:
             peer.held = None
+        if state == ENDED:
+            peer.last = (until, begun.number)
+        self.shelf.add((
+            "", peer.interface, peer.key or peer.label, begun.name, begun.number, begun.start, until, state, length,
+            begun.endpoints, begun.ips, received, sent, unwatched, reason,
+        ))  # fmt: skip
 
-    def cut(self, peer: Followed, sure: float = -FOREVER) -> None:
-        # No line has reported its end: a later one may. `sure`: when it was still online.
+    def cut(self, peer: Followed) -> None:
+        # No line has reported its end: a later one may.
         if peer.open is not None:
             self.release(peer)
-            peer.held = peer.open
-            peer.held.sure = max(peer.held.sure, sure)
-            self.close(peer, peer.held)
+            peer.held, peer.open = peer.open, None
 
-    def release(self, peer: Followed) -> None:
-        if peer.held is not None:
-            self.finish(peer, peer.held, peer.held.sure, peer.held.sure, UNKNOWN, "unknown")
+    def cut_those(self, gone: Callable[[Followed, Begun], bool]) -> None:
+        # They were there as long as the former run watched.
+        for peer in self.everyone():
+            if peer.open is not None and gone(peer, peer.open):
+                peer.open.sure = max(peer.open.sure, self.before)
+                self.cut(peer)
+
+    def release(self, peer: Followed, state: str = UNKNOWN) -> None:
+        held, reason = peer.held, "unknown" if state == UNKNOWN else ""
+        if held is not None:
+            self.finish(peer, held, held.sure, state, self.estimate(peer, held, held.sure, held.sure, reason))
 
     # Everything else
 
@@ -1625,148 +1622,116 @@ class Rebuilder:
         self.first = at if self.first == -FOREVER else self.first
         pause, self.pause = self.pause, None
         if pause is not None:
-            self.add_gap(*pause)
+            self.add_gap(pause)
 
-    def add_gap(self, interface: str | None, start: float, stop: float, why: str) -> None:
-        if start < stop and all((interface, start, stop) != other[1:4] for other in self.gaps[-4:]):
-            self.lost["gaps"] += len(self.gaps) >= GAPS_MAX
-            self.gaps += [Gap("", interface, start, stop, why)] * (len(self.gaps) < GAPS_MAX)
+    def add_gap(self, gap: Gap) -> None:
+        if gap.start < gap.stop and all(gap[:4] != other[:4] for other in self.gaps[-4:]):
+            self.keep(self.gaps, gap, "gaps")
 
-    def hear(self, at: float, kind: str, text: Any) -> None:
+    def keep(self, items: list[Any], item: Any, what: str) -> None:
+        if len(items) < KEPT_MAX:
+            items.append(item)
+        else:
+            self.lost[what] += 1
+
+    def hear(self, at: float, kind: str, text: str, gap: Sequence[float]) -> None:
+        clock = CLOCK_SET.match(text) if kind == "WARN" else None
         if kind == "START":
             self.start(at, text)
-        elif at < self.began and not str(text).startswith("The wall clock was set back"):
+        elif at < self.began and (clock is None or clock.group(1) == "forward"):
             return  # left behind by a former run
-        if kind == "STOP":
-            if "" not in self.faults:
-                self.prove(at)
-            self.stopped = True
-        elif kind == "GAP":
-            why = "stopped" if self.pause is not None else "stalled"
+        if clock is not None:
+            self.steps += seconds_in(clock.group(2)) * (1 if clock.group(1) == "forward" else -1)
+            self.stepped = at
+            self.began = min(self.began, at)
+        elif gap:
             if self.pause is not None:  # only a monitor that knows what the former run knew reports this
-                self.stored, self.pause, self.before = True, None, max(self.before, text[0])
-            self.add_gap(None, text[0], text[1], why)
-            self.prove(at)
-        elif kind in ("IFUP", "IFDOWN"):
-            self.prove(at)
-            if kind == "IFDOWN":
-                self.down = {**(self.down if len(self.down) < INTERFACES_MAX else {}), text: at}
-        elif kind == "DEBUG" and text.startswith("Reading: "):
+                self.stored, self.before = True, max(self.before, gap[0])
+            self.add_gap(Gap("", None, gap[0], gap[1], "stalled" if self.pause is None else "stopped"))
+            self.pause = None
             self.prove(at)
         elif kind == "WARN":
             self.warned(at, text)
+        elif kind == "STOP":
+            if (None, "failed") not in self.faults:
+                self.prove(at)
+            self.stopped = True
+        elif kind in ("IFUP", "IFDOWN") or (kind == "DEBUG" and text.startswith("Reading: ")):
+            self.prove(at)
+            if kind == "IFDOWN":
+                self.down = {**(self.down if len(self.down) < INTERFACES_MAX else {}), text: at}
 
     def start(self, at: float, text: str) -> None:
         if self.run and not self.stopped and abs(at - self.began) < SAME_S:
             return  # the same line in the journal
         self.settle()
         settings = dict(re.findall(r"(Interval|Threshold|Interface): ([^ ,]+(?:,[^ ,]+)*)", text))
-        self.patience = 2 * seconds_of(settings.get("Interval", "")) + 1
-        self.threshold = seconds_of(settings.get("Threshold", "")) or 180.0
+        self.patience = 2 * seconds_in(settings.get("Interval", "")) + 1
+        self.threshold = seconds_in(settings.get("Threshold", "")) or 180
         self.run, self.began, self.stored, self.before = self.run + 1, at, None, self.seen
         if self.seen > -FOREVER:
-            self.pause = (None, self.seen, at, "stopped" if self.stopped else "")
+            self.pause = Gap("", None, self.seen, at, "stopped" if self.stopped else "")
         self.stopped = False
-        for subject, told in self.faults.items():  # of which no line reports the end
-            if subject == LATE:
-                self.add_gap(None, told - self.patience, told, "late")
-            elif subject:
-                self.add_gap(subject, told, at, "unreadable")
+        for (interface, why), told in self.faults.items():  # of which no line reports the end
+            if why == "late":
+                self.add_gap(Gap("", None, told - self.patience, told, why))
+            elif why == "unreadable":
+                self.add_gap(Gap("", interface, told, at, why))
         self.faults.clear()
         scope, self.scope = self.scope, settings.get("Interface", "")
-        if self.scope and self.scope != scope:
-            for peer in [peer for peer in self.online if peer.interface not in self.scope.split(",")]:
-                self.cut(peer, self.before)
+        if self.scope not in ("", scope):
+            watched = self.scope.split(",")
+            self.cut_those(lambda peer, _: peer.interface not in watched)
         self.first = at if self.first == -FOREVER else self.first
 
     def settle(self) -> None:
         # At the end of a run that knew nothing of the former one: peers that it did not report were there no more.
         if self.stored is False:
-            for peer in list(takewhile(lambda peer: peer.open is not None and peer.open.run < self.run, self.online)):
-                self.cut(peer, self.before)
+            self.cut_those(lambda _, begun: begun.run < self.run)
 
     def warned(self, at: float, text: str) -> None:
         match = FAULT.match(text)
         if match is None:
             return
-        clock, late, after_late, after_failed, interface, after_unreadable = match.groups()
-        ends = after_late or after_failed or after_unreadable
-        if clock:
-            self.steps += seconds_of(text) * (1 if clock == "forward" else -1)
-            self.stepped = at
-            self.began = min(self.began, at)
-            return
-        subject = LATE if late else interface or ""
-        if not ends:
+        late, interface, after = match.groups()
+        fault = (interface, "late" if late else "unreadable" if interface else "failed")
+        if not after:
             if len(self.faults) < INTERFACES_MAX:
-                self.faults.setdefault(subject, at)
+                self.faults.setdefault(fault, at)
             return
-        begin, end = at - seconds_of(ends), at
-        told = self.faults.pop(subject, begin)
+        begin, end = at - seconds_in(after), at
+        told = self.faults.pop(fault, begin)
         if late:  # this reading is on time
             end = max(told, at - self.patience)
-        elif interface:  # it may have had an invalid line before it was unreadable
-            begin = told
-        begin = min(begin, told)
+        # An interface may have had an invalid line before it was unreadable.
+        begin = told if interface else min(begin, told)
         if at - begin > self.patience:
-            self.add_gap(interface or None, begin, end, "late" if late else "unreadable" if interface else "failed")
+            self.add_gap(Gap("", interface, begin, end, fault[1]))
         self.prove(at)
 
     def end_all(self, watching: bool) -> None:
         # `watching`: a monitor writes to the trail now, and its last reading shows that they are still online.
         self.settle()
-        for peer in list(self.online):
-            if peer.open is not None and (peer.open.run == self.run or self.stored):
-                self.release(peer)
-                peer.open.sure = max(peer.open.sure, self.seen)
-                if watching and not self.stopped:
-                    self.finish(peer, peer.open, peer.open.sure, peer.open.sure, ONLINE)
-            self.cut(peer, self.before)
-        for first in self.peers.values():
-            for peer in first.twins or [first]:
-                self.release(peer)
-
-
-def begin_of(path: str, reader: Reader) -> tuple[float, Callable[[], Iterator[Fact]]]:
-    """When a file begins, and its facts. Only pipes stay open: there may be thousands of files. Errors: Refusal."""
-
-    def opened() -> Any:
-        try:
-            return open(0, "rb", closefd=False) if path == "-" else open(path, "rb")
-        except OSError as error:
-            code = EXIT_NOT_PERMITTED if isinstance(error, PermissionError) else EXIT_FAILURE
-            remedy = "name files that you may read, or - for standard input"
-            raise Refusal("%s cannot be read" % printable(path), reason_of(error), remedy, code) from None
-
-    def again() -> Iterator[Fact]:
-        with opened() as file:
-            yield from reader.facts(path, file)
-
-    if not os.path.isfile(path):
-        facts = again()
-        head = list(islice(facts, 1))
-        return head[0][0] if head else -FOREVER, lambda: chain(head, facts)
-    with opened() as file:
-        head = list(islice(Reader(reader.calendar.zone, lambda _: None, Meter(()), False).facts(path, file), 1))
-    return head[0][0] if head else -FOREVER, again
+        for peer in self.everyone():
+            begun = peer.open
+            if begun is not None:
+                here = begun.run == self.run or self.stored
+                begun.sure = max(begun.sure, self.before, self.seen if here else self.before)
+                self.cut(peer)
+                self.release(peer, ONLINE if here and watching and not self.stopped else UNKNOWN)
+        self.forget()
 
 
 class Trails:
     """Trails as a source of history. It reads all files at once. Errors: Refusal."""
 
     def __init__(self, paths: Sequence[str], zone: Zone, verbose: bool = False) -> None:
+        self.path, self.found = ", ".join(paths), Rebuilder()
         meter = Meter(paths)
-        self.path = ", ".join(paths)
-
-        def report(text: str) -> None:
-            meter.hide()
-            print("wg_monitor: " + text, file=sys.stderr)
-
-        reader = self.reader = Reader(zone, report, meter, verbose)
-        self.found = Rebuilder()
+        self.reader = Reader(zone, meter, verbose)
         take = self.found.take
         try:
-            for fact in in_order([begin_of(path, reader) for path in paths]):
+            for fact in in_order([self.reader.source(path) for path in paths]):
                 take(fact)
         finally:
             meter.hide()
@@ -1774,29 +1739,15 @@ class Trails:
         self.live = any(map(wg_monitor.use_of, locks))
         self.found.end_all(self.live)
         peers = self.found.peers.items()
+        # The whole keys of those that were first seen with the key of text lines.
         self.keys = {name: peer.key for name, peer in peers if peer.key and len(name[1]) < 44 and not peer.twins}
-        self.notes = self.remarks(reader)
+        self.notes = self.remarks()
 
-    def remarks(self, reader: Reader) -> list[str]:
-        lost, calendar, unclear = self.found.lost, reader.calendar, " and ".join(list(self.found.unclear)[:3])
-        texts = (
-            (reader.skipped, "%d lines do not parse and do not count: --verbose shows them."),
-            (
-                lost["beginnings"],
-                "%d sessions began before the trails say so: they are shown from the first certain time.",
-            ),
-            (
-                lost["handshakes"],
-                "Text lines show handshakes only: %d sessions may have lasted longer than until the last one.",
-            ),
-            (unclear, "Several keys look like %s: some of their lines cannot be told apart."),
-            (calendar.missing, "%d times do not exist in this time zone: is --timezone right?"),
-            (calendar.strange, "The trails announce %s, which this time zone does not have then: is --timezone right?"),
-            (lost["ends"], "The ends of %%d sessions are not known: more than %d keys at once." % PEERS_MAX),
-            (lost["gaps"], "%%d gaps are missing: more than %d." % GAPS_MAX),
-            (lost["changes"], "%%d changes of allowed IPs are missing: more than %d." % CHANGES_MAX),
-        )
-        return [printable(text % number) for number, text in texts if number]
+    def remarks(self) -> list[str]:
+        calendar, unclear = self.reader.calendar, " and ".join(list(self.found.unclear)[:3])
+        found = {**self.found.lost, "skipped": self.reader.skipped, "unclear": unclear}
+        found.update(missing=calendar.missing, strange=calendar.strange)
+        return [printable(text % found[what]) for what, text in REMARKS.items() if found.get(what)]
 
     def find(self, text: str) -> set[str]:
         """The keys of the peers that a text means, as the sessions have them: a name, a key, the beginning of a key, or
@@ -1804,10 +1755,9 @@ class Trails:
         named: set[str] = set()
         keys: set[str] = set()
         short = wg_monitor.short_key(text) if len(text) == 44 else text
-        sessions = ((record[2], record[3], record[4]) for record in self.found.shelf)
-        peers = ((peer.interface, peer.key or peer.label, "") for peer in self.found.peers.values())
-        for interface, key, name in chain(sessions, peers):
-            key = self.keys.get((interface, key), key)
+        sessions = ((session.peer, session.name) for session in self.all_sessions())
+        peers = ((peer.key or peer.label, "") for peer in self.found.peers.values())
+        for key, name in chain(sessions, peers):
             if name == text:
                 named.add(key)
             elif means(text, key) or (len(key) < 44 and means(short, key.partition("#")[0])):
@@ -1824,16 +1774,15 @@ class Trails:
         sessions = partial(self.sessions, query, now)
         return History("", self.path, period, sorted(gaps, key=BEGINNING), sessions, self.notes)
 
+    def all_sessions(self) -> Iterator[Session]:
+        for session in self.found.shelf:
+            key = self.keys.get(session[1:3])
+            yield session if key is None else session._replace(peer=key)
+
     def sessions(self, query: Query, now: float, period: Period) -> Iterator[Session]:
-        changes = ((i, self.keys.get((i, key), key), at, only_networks(ips)) for i, key, at, ips in self.found.changes)
-        wanted = chooser(query, holders_of(query.address, changes) if query.address else {}, period, now)
-        for start, _, link, key, name, number, until, state, endpoints, ips, figures in self.found.shelf:
-            length, received, sent, unwatched, reason = figures
-            who = ("", link, self.keys.get((link, key), key), name, number)
-            numbers = (received, sent, unwatched, reason)
-            session = Session(*who, start, until, state, length, endpoints, ips, *numbers)
-            if wanted(session):
-                yield session
+        changes = ((i, self.keys.get((i, key), key), at, ips) for i, key, at, ips in self.found.changes)
+        held = holders_of(query.address, changes) if query.address else {}
+        return filter(chooser(query, held, period, now), self.all_sessions())
 
 
 # --- Showing ------------------------------------------------------------------------------------------------------
