@@ -931,15 +931,15 @@ KINDS_OF_PEERS = frozenset(wg_monitor.EVENT_KINDS) - {"IFUP", "IFDOWN"}
 DECODE = json.JSONDecoder().raw_decode
 
 REMARKS = {  # what a reader has to know about the answers
-    "skipped": "%d lines do not parse and do not count: --verbose shows them.",
-    "beginnings": "%d sessions began before the trails say so: they are shown from the first certain time.",
-    "handshakes": "Text lines show handshakes only: %d sessions may have lasted longer than until the last one.",
+    "skipped": "Lines that do not parse and do not count: %d. --verbose shows them.",
+    "beginnings": "Sessions that began before the trails say so, shown from the first certain time: %d.",
+    "handshakes": "Sessions that may have lasted longer, since text lines show handshakes only: %d.",
     "unclear": "Several keys look like %s: some of their lines cannot be told apart.",
-    "missing": "%d times do not exist in this time zone: is --timezone right?",
+    "missing": "Times that do not exist in this time zone: %d. Is --timezone right?",
     "strange": "The trails announce %s, which this time zone does not have then: is --timezone right?",
-    "ends": "The ends of %%d sessions are not known: more than %d keys at once." % PEERS_MAX,
-    "gaps": "%%d gaps are missing: more than %d." % KEPT_MAX,
-    "changes": "%%d changes of allowed IPs are missing: more than %d." % KEPT_MAX,
+    "ends": "Sessions whose ends are not known, since there are more than %d keys at once: %%d." % PEERS_MAX,
+    "gaps": "Gaps beyond the first %d, which are missing: %%d." % KEPT_MAX,
+    "changes": "Changes of allowed IPs beyond the first %d, which are missing: %%d." % KEPT_MAX,
 }
 
 
@@ -1348,7 +1348,7 @@ class Begun:
 
 
 class Followed:
-    __slots__ = ("interface", "label", "key", "shown", "ips", "run", "open", "held", "last", "twins")
+    __slots__ = ("interface", "label", "key", "shown", "ips", "run", "open", "held", "last", "past", "told", "twins")
 
     def __init__(self, interface: str, label: str, run: int) -> None:
         self.interface, self.label = interface, label
@@ -1359,6 +1359,7 @@ class Followed:
         self.open: Begun | None = None
         self.held: Begun | None = None  # a former one: a later line may still report its end
         self.last: tuple[float | None, int | None] = (None, None)  # end and number of the last finished one
+        self.past = self.told = -FOREVER  # when the last finished one began, and the last line about an end
         self.twins: list[Followed] | None = None  # all peers that text lines show with this key
 
 
@@ -1409,6 +1410,7 @@ class Rebuilder:
                 peer.run = self.run
         if kind == "OFFLINE" or kind == "REMOVED":
             self.end(peer, begun, fact)
+            peer.told = at
             if peer.open is not None and not late:
                 self.cut(peer)
             if kind == "REMOVED":
@@ -1511,6 +1513,8 @@ class Rebuilder:
             same = old.number is not None and old.number == fact.number
             if same or old.start == start or abs(old.line - at) < SAME_S:
                 return  # the same line in another file
+        if old is None and start == peer.past and self.steps and not again:
+            return  # the same line in another file, which began before the clock was set back
         begun = Begun(start, fact, peer.ips, self.run, self.steps)
         if fact.kind == "ROAMING":
             self.lost["beginnings"] += 1
@@ -1529,7 +1533,7 @@ class Rebuilder:
 
     def end(self, peer: Followed, begun: Begun | None, fact: Fact) -> None:
         at, kind, _, _, _, endpoint, _, new, until, _, number, figures = fact
-        if begun is not None and until is not None and until < begun.start:
+        if begun is not None and until is not None and until < begun.start and not self.is_stepped(begun, until):
             until = begun.start
         if new:  # it ended while nobody watched
             if begun is not None and until is not None and until <= begun.sure:
@@ -1538,7 +1542,7 @@ class Rebuilder:
             start, until, *figures = figures
             if peer.last != (until, number):
                 self.finish(peer, self.concluded(peer, fact, start, until), until, ENDED, figures)
-        elif until is not None and (begun is not None or (kind == "OFFLINE" and until != peer.last[0])):
+        elif until is not None and (begun is not None or (kind == "OFFLINE" and not self.is_told(peer, until, at))):
             if begun is None:
                 self.lost["beginnings"] += 1
                 begun = Begun(until, fact, peer.ips, self.run, self.steps)
@@ -1548,6 +1552,10 @@ class Rebuilder:
             if kind == "REMOVED":
                 reason = "removed"
             self.finish(peer, begun, until, ENDED, self.estimate(peer, begun, until, at, reason))
+
+    def is_told(self, peer: Followed, until: float, at: float) -> bool:
+        # Whether a line in another file has reported this end.
+        return until == peer.last[0] or abs(at - peer.told) < SAME_S
 
     def concluded(self, peer: Followed, fact: Fact, start: float, until: float) -> Begun:
         # The session that a JSON line ends. What was known of it before gives way to what this line says.
@@ -1565,10 +1573,14 @@ class Rebuilder:
         begun.use(fact.endpoint)
         return begun
 
+    def is_stepped(self, begun: Begun, until: float) -> bool:
+        # Whether the wall clock was set between its beginning and this time.
+        return begun.steps != self.steps and until >= self.stepped
+
     def estimate(self, peer: Followed, begun: Begun, until: float, at: float, reason: str = "") -> Sequence[Any]:
         # The figures of a session's end that no line says: length, received and sent bytes, unwatched seconds, reason.
         length = until - begun.start
-        if begun.steps != self.steps and until >= self.stepped:
+        if self.is_stepped(begun, until):
             length = max(0.0, length - self.steps + begun.steps)
         # Unwatched is what lies between the line that reported it and its end. Gaps may overlap.
         seconds, earliest = 0.0, FOREVER
@@ -1590,7 +1602,7 @@ class Rebuilder:
         elif begun is peer.held:
             peer.held = None
         if state == ENDED:
-            peer.last = (until, begun.number)
+            peer.last, peer.past = (until, begun.number), begun.start
         self.shelf.add((
             "", peer.interface, peer.key or peer.label, begun.name, begun.number, begun.start, until, state, length,
             begun.endpoints, begun.ips, received, sent, unwatched, reason,
@@ -1625,7 +1637,8 @@ class Rebuilder:
             self.add_gap(pause)
 
     def add_gap(self, gap: Gap) -> None:
-        if gap.start < gap.stop and all(gap[:4] != other[:4] for other in self.gaps[-4:]):
+        # One that begins at the same time is the same one, in another file.
+        if gap.start < gap.stop and all(gap[:3] != other[:3] for other in self.gaps[-4:]):
             self.keep(self.gaps, gap, "gaps")
 
     def keep(self, items: list[Any], item: Any, what: str) -> None:
@@ -1640,6 +1653,8 @@ class Rebuilder:
             self.start(at, text)
         elif at < self.began and (clock is None or clock.group(1) == "forward"):
             return  # left behind by a former run
+        if clock is not None and abs(at - self.stepped) < SAME_S:
+            return  # the same line in another file
         if clock is not None:
             self.steps += seconds_in(clock.group(2)) * (1 if clock.group(1) == "forward" else -1)
             self.stepped = at

@@ -33,7 +33,7 @@ ANN, BOB = "AbC1dEf2...4xYz567=", "BbC1dEf2...4xYz567="
 START = "10:00:00 Monitor started | Interval: 30s, Threshold: 180s, Stats: 3600s"
 STOP = "Monitor stopped | Watched: 1h 0m, Readings: 120 (0 failed), Events: 3"
 WHOLE = "AbC1dEf2aaaaaaaaaaaaaaaaaaaaaaaaaaa%s4xYz567="
-HANDSHAKES = "Text lines show handshakes only: %d sessions may have lasted longer than until the last one."
+HANDSHAKES = "Sessions that may have lasted longer, since text lines show handshakes only: %d."
 Content = Union[str, bytes]
 EVENT: Dict[str, Any] = {
     "seq": 4, "time": "2023-10-27T12:09:00+02:00", "event": "OFFLINE", "interface": "wg0", "peer": WHOLE % "a",
@@ -152,6 +152,11 @@ CASES: Sequence[Tuple[str, Sequence[str], Sequence[str]]] = (
      ["10:01:00-10:05:00 ended"]),
     ("received bytes, after a handshake that is too old", (
         START, on("10:30:00", shook="10:20:00")), ["10:30:00-10:30:00 unknown"]),
+    ("an end by received bytes, before a handshake", (
+        START, on("10:30:00", shook="10:20:00"), off("10:40:00", shook="10:20:00")), ["10:30:00-10:30:00 ended"]),
+    ("the clock is set back", (
+        START, on("10:13:50", shook="10:13:40"), "09:13:20 [WARN] The wall clock was set back by 1h 0m",
+        off("09:26:50", shook="09:23:40"), "09:30:00 " + STOP), ["10:13:40-09:23:40 ended"]),
 )  # fmt: skip
 
 
@@ -160,6 +165,26 @@ def test_what_lines_mean(name: str, lines: Sequence[str], expected: List[str], t
     assert [" ".join(word.split()[2:]) for word in only(tmp_path, *lines)] == expected
     # Everything counts once, whatever there is twice.
     assert [" ".join(word.split()[2:]) for word in told(rebuilt(tmp_path, text(*lines), text(*lines)))] == expected
+
+
+def test_a_length_is_without_the_steps_of_the_clock(tmp_path: Path) -> None:
+    lines = (START, on("10:13:50", shook="10:13:40"), "09:13:20 [WARN] The wall clock was set back by 1h 0m",
+             off("09:26:50", shook="09:23:40"), "09:30:00 " + STOP)  # fmt: skip
+    for copies in (1, 2):
+        trails = rebuilt(tmp_path, *[text(*lines)] * copies)
+        assert [s.length for s in trails.sessions(Query(), 0.0, Period())] == [600.0]
+
+
+def test_a_gap_counts_once(tmp_path: Path) -> None:
+    lines = (
+        START, on("10:00:10", shook="10:00:00"),
+        "10:10:00 [WARN] Readings are more than two intervals apart: what happens between them is not seen",
+        "10:10:30 [WARN] Readings are on time again after 2m 30s", off("10:50:00", shook="10:46:00"),
+    )  # fmt: skip
+    for copies in (1, 2, 3):
+        trails = rebuilt(tmp_path, *[text(*lines)] * copies)
+        assert [wg_monitor.stamp(int(gap.stop))[11:] for gap in trails.history(Query(), 0.0).gaps] == ["10:10:00"]
+        assert [s.unwatched for s in trails.sessions(Query(), 0.0, Period())] == [120.0]
 
 
 def test_a_name_is_the_one_of_the_beginning(tmp_path: Path) -> None:
@@ -321,7 +346,7 @@ def test_the_older_tool(seed: int, tmp_path: Path) -> None:
     for _ in range(6):
         tool.live()
     trails = rebuilt(tmp_path, "\n".join(tool.lines) + "\n")
-    assert trails.notes[0].startswith("Text lines show handshakes only") and len(trails.notes) == 1
+    assert trails.notes[0].startswith("Sessions that may have lasted longer") and len(trails.notes) == 1
     ended = [(s.peer, s.start, s.until) for s in trails.sessions(Query(), 0.0, Period()) if s.state == "ended"]
     assert sorted(ended) == sorted((peer, start, end) for peer, start, end in tool.sessions)
     still = [(s.peer, s.start) for s in trails.sessions(Query(), 0.0, Period()) if s.state == "unknown"]
@@ -405,7 +430,7 @@ def test_lines_that_do_not_parse_are_counted_and_shown_with_verbose(
     torn = [DAY + on("11:31:00")[:70], "\x1b[2Jhello\u202e", '{"event": "ONLINE"}', "[" * 9000, "{" * 9000, '{"time": 5}', "5"]
     trails = rebuilt(tmp_path, text(*STORY) + "\n".join(torn) + "\n", verbose=True)
     assert told(trails) == SESSIONS
-    assert trails.notes[0] == "7 lines do not parse and do not count: --verbose shows them."
+    assert trails.notes[0] == "Lines that do not parse and do not count: 7. --verbose shows them."
     said = capsys.readouterr().err.splitlines()
     assert said[1] == "wg_monitor: %s, line 10 does not parse: ?[2Jhello?" % trails.path
     assert len(said) == 7 and all(line.isprintable() and len(line) < 400 for line in said)
@@ -511,7 +536,7 @@ def test_an_announced_offset_counts_even_if_the_zone_never_has_it(tmp_path: Path
 def test_a_time_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     with zone(BERLIN):
         trails = rebuilt(tmp_path, "2023-03-26 %s\n" % on("02:30:00"))
-        assert "1 times do not exist in this time zone: is --timezone right?" in trails.notes
+        assert "Times that do not exist in this time zone: 1. Is --timezone right?" in trails.notes
 
 
 @pytest.mark.once  # needs Python 3.9
@@ -645,7 +670,7 @@ def measured(data: Iterable[bytes], *paths: str) -> Tuple[int, int, str]:
 @pytest.mark.once
 def test_a_line_of_a_gigabyte_takes_no_memory() -> None:
     count, memory, notes = measured([text(*STORY[:6]).encode(), *[b"x" * (1 << 20)] * 1024, b"\n", text(*STORY[6:]).encode()])
-    assert count == 3 and memory < 64 and "1 lines do not parse" in notes
+    assert count == 3 and memory < 64 and "Lines that do not parse and do not count: 1" in notes
 
 
 @pytest.mark.heavy
