@@ -845,12 +845,15 @@ class Store:
 
     def find(self, text: str) -> set[str]:
         """The keys of the peers that a text means: a name, a key, the beginning of a key, or a short key."""
+        now = [(key, name) for (_, key), name in self.names.items()]
+        named = {key for key, name in now if name == text}
+        if named:  # who had the name before does not matter, and takes a look at every session
+            return named
         text = text.encode("utf-8", "replace").decode()  # SQLite takes no half of a character
         first = text.partition("...")[0]
         statement = "SELECT DISTINCT public_key, name FROM sessions WHERE name = ? OR public_key BETWEEN ? AND ?"
         former = [*self.ask(statement, [text, first, first + "~"]), *((change[1], "") for change in self.changes)]
-        now = [(key, name) for (_, key), name in self.names.items()]
-        return {key for key, name in now if name == text} or keys_meant(text, now + former)
+        return keys_meant(text, now + former)
 
     def converter(self, now: float) -> Callable[[Any], Session]:
         # Makes a session of a row.
