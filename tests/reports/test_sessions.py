@@ -339,6 +339,8 @@ def test_each_older_store_is_read(tmp_path: Path) -> None:
         assert who(path, "--ip", "10.0.0.9", now=now) == old.ann.public_key[:3]
         text = "%s is of an older version, which did not record when nobody watched." % path
         assert text in sessions(path, now=now).lines
+        total = json.loads(sessions(path, "--summary", "--format", "json", now=now).out)[-1]
+        assert (total["sessions"], total["received_bytes"]) == (3, sum(row["received_bytes"] for row in rows))
         states = json.loads(report("status", "--store", str(path), "--json", now=now).out)
         assert {row["peer"]: row["since"] is not None for row in states} == {
             old.ann.public_key: True, old.bob.public_key: False, old.dan.public_key: False,
