@@ -184,6 +184,7 @@ def test_check_reports_every_unknown_name_and_every_refused_line_by_its_number(p
     assert not (place.path / "ran").exists()
 
 
+@pytest.mark.once
 def test_no_refused_line_gets_past_the_command(place: Place) -> None:
     for case in REFUSED:
         found = check(place, wg_monitor=case.text)

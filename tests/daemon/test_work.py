@@ -293,6 +293,7 @@ wg_monitor.Monitor.start_reading = start_and_count
 
 
 @pytest.mark.alone
+@pytest.mark.once
 def test_a_thousand_readings_do_not_drift(place: Place) -> None:
     """Each reading takes one slot of the grid, and so does each skipped one. A schedule that adds the duration of a
     reading to the interval would fall behind by hundreds of slots. One that queues readings would run ahead."""
@@ -311,6 +312,7 @@ def test_a_thousand_readings_do_not_drift(place: Place) -> None:
 
 
 @pytest.mark.alone
+@pytest.mark.once
 def test_late_readings_are_skipped_and_counted(place: Place) -> None:
     need("wg", "unshare")
     place.wg_prints(b"")
