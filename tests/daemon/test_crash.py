@@ -600,8 +600,11 @@ class Story:
         runs = given_in(truth)
         stored = {row[0]: row[4] for row in events}
         there = self.judge_trail(whole, stored, runs) if self.json else self.judge_order(whole, events)
-        for number in range(1, max(there) + 1):
-            assert number in there or number in runs.given, "number %d was skipped" % number
+        numbers = sorted(number for number in {*there, *runs.given} if number <= max(there))
+        for before, number in zip([0, *numbers], numbers):
+            # If power fails before the first store is on the disk, nobody can read it: the numbers go on from the clock.
+            begun_anew = before < 100 and number > 10**12
+            assert number == before + 1 or begun_anew, "number %d was skipped" % (before + 1)
         told = []
         for number in sorted(there):
             found = runs.given[number][-1]
