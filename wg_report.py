@@ -339,7 +339,6 @@ class Sum:
             begin, end = max(start, since), min(stop, until)
             self.unwatched += max(0.0, min(unwatched, end - begin - overlap(self.parts, begin, end)))
 
-
     def begin(self, batch: Batch) -> None:
         # Before any other session.
         self.named, self.last, self.lengths, self.addresses = batch[3:7]
@@ -371,15 +370,15 @@ def add_up(
     parts: dict[tuple[str, str], list[Stretch]] = {}
     since, until = period
 
-    def begin(who: tuple[str, str, str]) -> Sum:
+    def sum_of(who: tuple[str, str, str]) -> Sum:
         if who[:2] not in parts:
             parts[who[:2]] = watched(sources[who[0]], who[1], period)
         return sums.setdefault(who, Sum(parts[who[:2]]))
 
     for batch in batches:
-        begin(batch[:3]).begin(batch)
+        sum_of(batch[:3]).begin(batch)
     for session in sessions:
-        (sums.get(session[:3]) or begin(session[:3])).add(session, since, until)
+        (sums.get(session[:3]) or sum_of(session[:3])).add(session, since, until)
     for one in sums.values():
         one.lengths = array("d", sorted(one.lengths))
     totals = [total_of((*who, one.named[1]), [one], period) for who, one in sums.items()]
@@ -806,7 +805,7 @@ class Store:
 
     def batch(self, row: Any) -> Batch:
         interface, key, named, name, last, reason, lengths, ends, *counts = row
-        _ = interface + key + (name or "") + reason  # TypeError: a foreign type
+        "".join((interface, key, name or "", reason))  # TypeError: a foreign type
         addresses = {sys.intern(end.rpartition(":")[0]) for end in frozenset(ends.split())}
         times = array("d", map(float, lengths.split()))
         return Batch(self.gateway, interface, key, (named or 0, name or ""), (last, reason), times, addresses, *counts)
@@ -1263,7 +1262,7 @@ class Reader:
             return self.message(text, stamp[:19], at)
         key, name, endpoint = fields["peer"], fields.get("name") or "", fields["endpoint"] or ""
         ips, before, handshake = fields["allowed_ips"], fields.get("from") or "", fields["handshake"]
-        _ = name + endpoint + ips + before  # TypeError: not all of them are texts
+        "".join((name, endpoint, ips, before))  # TypeError: not all of them are texts
         known = is_peer(interface, key) and kind in KINDS_OF_PEERS and fields.get("reason", "idle") in REASONS
         if not known or len(endpoint) > 80 or len(name) > 80 or (kind == "ROAMING" and len(before) > 80):
             raise ValueError("it is no line of a trail")
@@ -2296,7 +2295,7 @@ def sessions(words: Sequence[str]) -> int:
             stream = merge(*(others for _, others in pairs), key=BEGINNING)
         totals, total = add_up(stream, histories, period, batches)
         items = [*sorted(totals, key=lambda t: (not t.name, t.name, t[:3])), total]
-        names = Total._fields[not gateways :]
+        names = Total._fields if gateways else Total._fields[1:]
     if options.format == "html":
         if all(source.is_watching(now) for source in sources):  # the next reading tells of the time since the last one
             period = period._replace(until=min(period.until, max(history.watched.until for history in histories)))
@@ -3153,7 +3152,8 @@ def open_stores(texts: Sequence[str], needed: bool = True) -> list[Store]:
         with suppress(FileNotFoundError):
             texts = ["%s/%s" % (STORES, n) for n in sorted(os.listdir(STORES)) if re.fullmatch(r"state(-.+)?\.db", n)]
         elsewhere = wg_monitor.settings_of_unit(None)[0]["STATE_PATH"]  # where the service's settings put it
-        texts = [*texts, *[elsewhere] * (os.path.lexists(elsewhere) and elsewhere not in texts)]
+        # Nobody has named them: two names of one store are no mistake.
+        texts = [*{os.path.realpath(path): path for path in [*texts, elsewhere] if os.path.lexists(path)}.values()]
     if not texts and needed:
         why, remedy = "%s holds none" % STORES, "start the monitor with STATE_PATH, or name a store with --store"
         raise Refusal("there is no store", why, remedy, EXIT_FAILURE)

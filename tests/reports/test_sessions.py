@@ -420,6 +420,9 @@ def test_without_a_store_the_settings_of_the_service_name_it(
     assert len(json.loads(report("sessions", "--format", "json").out)) == 3
     monkeypatch.setattr(wg_report, "STORES", str(store.parent))
     assert len(json.loads(report("sessions", "--format", "json").out)) == 3
+    (tmp_path / "link").symlink_to(store.parent)
+    settings["STATE_PATH"] = str(tmp_path / "link" / store.name)
+    assert len(json.loads(report("sessions", "--format", "json").out)) == 3
     settings["STATE_PATH"] = "/no/such/store"
     assert len(json.loads(report("sessions", "--format", "json").out)) == 3
 
