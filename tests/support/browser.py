@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Dict, List, Optional, Sequence, Type
 
-from harness import PROJECT, lacking
+from harness import PATIENCE_S, PROJECT, lacking
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # W3C WebDriver: what names an element
 KEYS = {"Enter": "\ue007", "Escape": "\ue00c", "Tab": "\ue004", "Left": "\ue012", "Up": "\ue013", "Right": "\ue014",
@@ -41,7 +41,8 @@ class Browser:
                      "--disable-dev-shm-usage", "--lang=" + language]  # fmt: skip
         options = {"args": arguments, "binary": shutil.which("chromium"), "perfLoggingPrefs": {"enableNetwork": True}}
         logs = {"browser": "ALL", "performance": "ALL"}
-        wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": logs}
+        patience = {"script": 4 * PATIENCE_S * 1000, "pageLoad": 4 * PATIENCE_S * 1000}
+        wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": logs, "timeouts": patience}
         self.address += "/" + self.ask("", capabilities={"alwaysMatch": wanted})["sessionId"]
 
     def __enter__(self) -> "Browser":
@@ -61,7 +62,7 @@ class Browser:
         data = json.dumps(body).encode() if method == "POST" else None
         request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"}, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=5 * PATIENCE_S) as answer:
                 return json.loads(answer.read())["value"]
         except urllib.error.HTTPError as error:
             raise AssertionError(json.loads(error.read())["value"]["message"]) from None
