@@ -42,20 +42,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import accumulate, chain, compress, islice, repeat, takewhile
 from operator import attrgetter, itemgetter, ne
-from typing import (
-    AbstractSet,
-    Any,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    NamedTuple,
-    NoReturn,
-    Sequence,
-    TextIO,
-    Tuple,
-    Union,
-)
+from typing import AbstractSet, Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence, TextIO, Tuple, Union
 
 VERSION = "1.2.0"
 
@@ -321,6 +308,7 @@ class Table:
         self.last: Moment | None = None  # the last reading of this run
         self.seen: dict[str, float] = {}  # boot time at which this run last read an interface
         self.watched = float("inf")  # boot time of the last reading before this run; infinite = there was none
+        self.unread: dict[str, float] = {}  # how long before that the run had not read an interface any more
         # `due`: boot time before which no online peer can age out. `sessions`: the number of the last one.
         self.due, self.sessions, self.online = NEVER, 0, 0
 
@@ -854,8 +842,7 @@ def follow_interfaces(table: Table, reading: Reading, now: Moment) -> Iterator[E
     if down:
         for row in table.rows.values():
             if row.identity[0] in down and row.session is not None:
-                ended = end_session(table, row, row.session, "interface-down", now)
-                yield event_of("OFFLINE", row, now, ended=ended)
+                yield event_of("OFFLINE", row, now, ended=end_session(table, row, row.session, "interface-down", now))
 
 
 def remove_peers(table: Table, reading: Reading, now: Moment) -> Iterator[Event]:
@@ -945,14 +932,12 @@ def age_out_peers(table: Table, reading: Reading, now: Moment, settings: Setting
     """Online peers whose last sign of life became too old. A peer that was not read keeps its state."""
     if now.boot < table.due:
         return
-    limit, oldest = now.boot - settings.threshold, float("inf")
-    interfaces, present = reading.interfaces, reading.present
+    limit, oldest, present = now.boot - settings.threshold, float("inf"), reading.present
     for row in table.rows.values():
         if row.session is not None:
             sign = row.made if row.made > limit else sign_of_life(row, settings)
-            if sign <= limit and row.identity[0] in interfaces and (present is None or row.identity in present):
-                ended = end_session(table, row, row.session, silence(row), now)
-                yield event_of("OFFLINE", row, now, ended=ended)
+            if sign <= limit and row.identity[0] in reading.interfaces and (present is None or row.identity in present):
+                yield event_of("OFFLINE", row, now, ended=end_session(table, row, row.session, silence(row), now))
             elif sign < oldest:
                 oldest = sign
     table.due = oldest + settings.threshold
@@ -1056,18 +1041,16 @@ def end_session(table: Table, row: Row, session: Session, reason: str, now: Mome
 
 
 def add_endpoint(row: Row, session: Session) -> None:
-    endpoints = session.endpoints.split(" ") if session.endpoints else []
-    if row.endpoint not in endpoints:
-        endpoints = [*endpoints, row.endpoint][-ENDPOINTS_MAX:]
-    row.session = session._replace(endpoints=" ".join(endpoints))
+    endpoints = [*dict.fromkeys((session.endpoints + " " + row.endpoint).split())]
+    row.session = session._replace(endpoints=" ".join(endpoints[-ENDPOINTS_MAX:]))
     row.unsaved = True
 
 
 def gaps_of(table: Table, names: Iterable[str], now: Moment, limit: float) -> dict[str, float]:
     # Those of the interfaces, now read, that nobody watched for more than `limit` seconds, and for how long. Before the
     # first reading of a run, any time counts. One that was down was not unwatched.
-    down = {name for name, interface in table.interfaces.items() if not interface.up}
-    gaps = {name: now.boot - table.seen.get(name, table.watched) for name in names if name not in down}
+    up = {name for name, interface in table.interfaces.items() if interface.up}
+    gaps = {n: now.boot - table.seen.get(n, table.watched - table.unread.get(n, 0.0)) for n in up.intersection(names)}
     return {name: gap for name, gap in gaps.items() if gap > (limit if name in table.seen else 0.0)}
 
 
@@ -1417,7 +1400,8 @@ class Probe:
     def start(self, *question: str, interface: str = "") -> None:
         # Errors: OSError.
         if self.output < 0:
-            self.output, self.errors = anonymous_file(), anonymous_file()
+            self.errors = anonymous_file() if self.errors < 0 else self.errors  # there may be only one left
+            self.output = anonymous_file()
         self.interface, self.started = interface, moment()
         self.pid = start_wg([self.wg, "show", *question], self.output, self.errors)
         self.deadline, self.overdue = time.monotonic() + WG_TIMEOUT_S, False
@@ -1508,7 +1492,7 @@ def open_names(path: str) -> TextIO:
 
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode) or status.st_size > NAMES_MAX:
-        raise OSError("it is not a regular file of at most %d MiB" % (NAMES_MAX >> 20))
+        raise OSError("neither a regular file of at most %d MiB nor a directory that can be listed" % (NAMES_MAX >> 20))
     # The kernel's own files have no size either, and some never answer.
     name = path if status.st_size else os.devnull
     return open(name, encoding="utf-8-sig", errors="replace", newline="\n", opener=descriptor)
@@ -1708,9 +1692,7 @@ def judge_trail(status: os.stat_result) -> str:
         return "it is a link" if stat.S_ISLNK(status.st_mode) else "it is not a regular file"
     if status.st_nlink > 1:
         return "it has %d names, a trail has one" % status.st_nlink
-    if status.st_uid != os.geteuid():
-        return "it belongs to %s" % user_name(status.st_uid)
-    return ""
+    return "" if status.st_uid == os.geteuid() else "it belongs to %s" % user_name(status.st_uid)
 
 
 def lock_file(path: str) -> int:
@@ -1734,6 +1716,17 @@ def lock_file(path: str) -> int:
     return lock
 
 
+def instead_of(former: int, descriptor: int) -> int:
+    if former >= 0:
+        os.close(former)
+    return descriptor
+
+
+def keep_lock(lock: int, path: str) -> int:
+    # The lock, taken anew if its file was removed or replaced; -1 = it was not taken yet. Errors: those of `lock_file`.
+    return lock if lock >= 0 and has_name(lock, path) else instead_of(lock, lock_file(path))
+
+
 class Trail:
     """The log file. It notices that it was moved or deleted, and goes on in a new file. Its lock is a file beside it,
     which no rotation moves and only its owner can open: one writer, whatever happens to the trail."""
@@ -1750,16 +1743,10 @@ class Trail:
 
     def take_lock(self) -> None:
         # Held until `close`; taken anew if the lock file was removed or replaced. Errors: OSError.
-        path = "%s/.%s.lock" % os.path.split(self.path)
-        if self.lock >= 0 and has_name(self.lock, path):
-            return
         try:
-            lock = lock_file(path)
+            self.lock = keep_lock(self.lock, "%s/.%s.lock" % os.path.split(self.path))
         except BlockingIOError:
             raise TrailBusy("another monitor writes to it") from None
-        if self.lock >= 0:
-            os.close(self.lock)
-        self.lock = lock
 
     def position(self) -> Position:
         # Where the next line goes; opens the file for it. Errors: OSError.
@@ -1986,7 +1973,11 @@ UPDATES = "began = excluded.began, endpoints = excluded.endpoints, unwatched = e
 SAVE_SESSION = "INSERT %s ON CONFLICT (number) DO UPDATE SET %s" % (SESSIONS.insert, UPDATES)
 END_SESSION = "UPDATE sessions SET %s WHERE number = ?" % ", ".join(name + " = ?" for name in ENDS.names[:-1])
 SAVE_IPS = "INSERT INTO allowed_ips (interface, public_key, since, ips) VALUES (?, ?, ?, ?)"
-SAVE_RUN = "INSERT INTO runs (start, version, interval, threshold, liveness, interfaces) VALUES (?, ?, ?, ?, ?, ?)"
+# A save that failed may be on the disk nevertheless: these two do no harm if they come again.
+SAVE_RUN = """INSERT INTO runs (start, version, interval, threshold, liveness, interfaces)
+    SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS (SELECT 1 FROM runs WHERE start = ?1)"""
+SAVE_GAP = """INSERT INTO unwatched (start, stop, interface, why) SELECT ?1, ?2, ?3, ?4
+    WHERE NOT EXISTS (SELECT 1 FROM unwatched WHERE start = ?1 AND stop = ?2 AND interface IS ?3)"""
 STORE_SUFFIXES = ("", "-wal", "-shm", ".lock", ".last")  # of its files
 TABLES = {"monitor", "interfaces", "peers", "sessions", "events"}  # of all versions
 # Runs that are due (hook = 1), and what runs no hook but ends the delay of one. SQLite uses the index of due runs only if
@@ -1996,7 +1987,6 @@ DUE = """WHERE seq >= (SELECT min(seq) FROM events WHERE hook = 1) AND (hook = 1
     AND (interface, public_key) IN (SELECT interface, public_key FROM events WHERE hook = 1 AND kind = 'OFFLINE')))
     ORDER BY seq"""
 UNSAVED = (0, "", 0.0, 0.0, None, 0.0, "", None, None, None, 0, "", 0)  # of `monitor`, after number and id
-SAVE_GAP = "INSERT INTO unwatched (start, stop, interface, why) VALUES (?, ?, ?, ?)"
 PRUNE = (
     """DELETE FROM events WHERE seq IN (
         SELECT seq FROM events WHERE wall < :before AND seq <= :written AND hook <> :due ORDER BY wall LIMIT :most)""",
@@ -2063,6 +2053,7 @@ class Store:
     def __init__(self, path: str, name: str = "STATE_PATH") -> None:
         self.path, self.name, self.existed = path, name, os.path.lexists(path)
         self.saved: dict[str, Any] | None = None  # the row of `monitor`; None = nothing was loaded yet
+        self.stamps: set[int] = set()  # of the last save, and of later ones that failed: one may be on the disk
         self.pending: list[tuple[str, Any]] = []  # statements for the first save after `load`
         self.gaps: list[tuple[float, float, str | None, str]] = []  # that `unwatched` lacks
         self.boot_id = boot_id()
@@ -2074,11 +2065,11 @@ class Store:
         self.database: Any = None  # a connection: sqlite3 is only imported if there is a store
 
     def take_lock(self) -> None:
-        if self.lock >= 0:
-            return
         try:
-            self.lock = lock_file(self.path + ".lock")
+            self.lock = keep_lock(self.lock, self.path + ".lock")
         except BlockingIOError:
+            if self.saved is not None:  # the lock was removed, and another monitor was faster
+                raise StoreFault("it is in use by another monitor") from None
             why, remedy = "a store has one writer", "stop it or choose another path"
             raise self.refusal("is in use by another monitor", why, remedy, EXIT_FAILURE) from None
 
@@ -2093,7 +2084,7 @@ class Store:
         self.close_database()
         with self.faults():
             self.take_lock()
-            if self.note_file < 0:
+            if self.note_file < 0 or not has_name(self.note_file, self.path + ".last"):
                 self.open_note()
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             self.database = sqlite3.connect(self.path, timeout=LOCKED_S, isolation_level=None)
@@ -2117,7 +2108,8 @@ class Store:
 
     def open_note(self) -> None:
         # Opens the small file, and reads what the last run left. Errors: OSError.
-        self.note_file = os.open(self.path + ".last", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.note_file = instead_of(self.note_file, os.open(self.path + ".last", flags, 0o600))
         pairs = os.pread(self.note_file, NOTE_SIZE, 0).split() if self.note is None else []
         if len(pairs) in (7, len(Note._fields)):  # a version without the counts wrote 7
             with suppress(ValueError):
@@ -2138,8 +2130,8 @@ class Store:
         self.note = note._replace(line=line, session=session, **of_run)
         text = " ".join("%s=%s" % pair for pair in zip(Note._fields, self.note))
         with self.faults():
-            if last is not None and not self.is_current():
-                raise StoreFault("it was deleted or replaced")
+            if last is not None and not self.is_whole():
+                raise StoreFault("it or a file beside it was deleted or replaced")
             if self.note_file >= 0:  # else it is opened together with the database
                 os.pwrite(self.note_file, b"%-*s\n" % (NOTE_SIZE - 1, text.encode()), 0)
 
@@ -2204,8 +2196,8 @@ class Store:
         database = self.connection()
         pragmas = ("FULL" if durable else "NORMAL", wal_pages)
         database.executescript("PRAGMA synchronous = %s; PRAGMA wal_autocheckpoint = %d; BEGIN IMMEDIATE" % pragmas)
-        if not self.recognizes() or not self.is_current():
-            raise StoreFault("it was deleted or replaced")
+        if not self.recognizes() or not self.is_whole():
+            raise StoreFault("it or a file beside it was deleted or replaced")
         for statement, rows in statements:
             database.executemany(statement, rows)
         database.execute("COMMIT")
@@ -2214,7 +2206,12 @@ class Store:
         # Whether the open database has the last save of this run.
         found = self.connection().execute("SELECT id, stamp FROM monitor").fetchone()
         saved = self.saved
-        return saved is not None and bool((found or (saved["id"], 0)) == (saved["id"], saved["stamp"]))
+        return saved is not None and (found or (saved["id"], 0)) in {(saved["id"], stamp) for stamp in self.stamps}
+
+    def is_whole(self) -> bool:
+        # Whether the store, its lock and its small file still have their names.
+        beside = ((self.lock, ".lock"), (self.note_file, ".last"))
+        return self.is_current() and all(has_name(file, self.path + suffix) for file, suffix in beside)
 
     def is_current(self) -> bool:
         # Whether the open database still has the store's name.
@@ -2228,6 +2225,8 @@ class Store:
         with self.faults():
             found, note = list(self.rows(MONITOR)), self.note
             saved = dict(zip(MONITOR.names, found[0] if found else (1, os.urandom(8).hex(), *UNSAVED)))
+            # Interfaces whose last reading is older than this could not be read when the last run ended.
+            unread = (saved["wall"] or 0.0) - 2 * settings.interval - 1
             line, session = self.numbers(now) if not found else (saved["last_line"], saved["last_session"])
             if note is not None:
                 line, session = max(line, note.line), max(session, note.session)
@@ -2246,7 +2245,11 @@ class Store:
             position = None if None in place else Position(*map(int, place))
             missing = tuple((int(a), int(b)) for a, b in re.findall("([0-9]+)-([0-9]+)", saved["missing"]))
             delivered = Delivered(max(line, self.highest("events", "seq")), missing, position)
-        self.saved = saved
+        links = {name: i.wall for name, i in table.interfaces.items() if i.up and i.wall < unread}
+        if watched is not None:
+            table.unread = {name: watched.wall - wall for name, wall in links.items()}
+            self.gaps += [(wall, watched.wall, name, "unreadable") for name, wall in links.items()]
+        self.saved, self.stamps = saved, {saved["stamp"]}
         rule = (settings.interval, settings.threshold, settings.liveness, ",".join(sorted(settings.interface)))
         self.pending = [(SAVE_RUN, [(since, VERSION, *rule)])]
         self.lose(lost, now)
@@ -2316,11 +2319,10 @@ class Store:
         # Notes at each ONLINE and ROAMING whether the peer is at this address for the first time.
         found = []
         with self.faults():
-            ask = self.connection().execute
             for event in events:
                 if event.kind in ("ONLINE", "ROAMING") and event.endpoint:
                     place = (event.interface, event.public_key, address(event.endpoint).strip("[]"))
-                    event = event._replace(first_seen=ask(ASK_ADDRESS, place).fetchone() is None)
+                    event = event._replace(first_seen=self.connection().execute(ASK_ADDRESS, place).fetchone() is None)
                 found.append(event)
         return found
 
@@ -2353,11 +2355,12 @@ class Store:
         steps += [("REPLACE " + INTERFACES.insert, interfaces), ("REPLACE " + MONITOR.insert, [list(saved.values())])]
         # The trail waits for these lines and no others: SQLite moves a large log only when the trail has them.
         next_for_trail = records and delivered.complete == records[0].seq - 1
+        self.stamps.add(saved["stamp"])
         with self.faults():
             self.transact(steps, wal_pages=WAL_PAGES * 10 if next_for_trail else WAL_PAGES)
             if not self.is_current():  # what was saved right now went to a file that nobody finds
                 raise StoreFault("it was deleted or replaced")
-        self.saved, self.pending, self.gaps = saved, [], []
+        self.saved, self.stamps, self.pending, self.gaps = saved, {saved["stamp"]}, [], []
         if checkpoint:
             for row in unsaved:
                 row.unsaved = False
@@ -2577,8 +2580,7 @@ class Outbox:
                 self.delivered = self.delivered.without(numbers[0], last)
                 while self.unwritten and self.unwritten[0].seq <= last:
                     self.unwritten.popleft()
-                size = position.size + sum(map(len, lines[:done]))
-                fault = self.mark(position._replace(size=size)) or fault
+                fault = self.mark(position._replace(size=position.size + sum(map(len, lines[:done])))) or fault
             if error is not None:
                 raise error
         if fault is not None:
@@ -2793,8 +2795,7 @@ class Notifier:
     def __init__(self, environment: "os._Environ[str]") -> None:
         self.address = re.sub("^@", "\0", environment.pop("NOTIFY_SOCKET", ""))
         usec, pid = environment.pop("WATCHDOG_USEC", ""), environment.pop("WATCHDOG_PID", "")
-        mine = usec.isdigit() and pid in ("", str(os.getpid()))
-        self.watchdog_s = int(usec) / 1e6 if mine and self.address else 0.0
+        self.watchdog_s = int(usec) / 1e6 if self.address and usec.isdigit() and pid in ("", str(os.getpid())) else 0.0
 
     def tell(self, *assignments: str) -> bool:
         # Whether the message was sent, or nobody listens.
@@ -2953,7 +2954,7 @@ class Monitor:
 
     def flush(self, checkpoint: bool = False) -> None:
         # The lines of this turn go to the store, the trail, the console and the hook, in this order.
-        if self.fresh or checkpoint or self.outbox.unsaved or self.outbox.unwritten:
+        if self.fresh or checkpoint or self.outbox.unsaved or self.outbox.unwritten or "store" in self.faults:
             for _ in range(4):  # a sink that fails or recovers adds lines, which go the same way
                 last = self.outbox.delivered.last
                 self.save(checkpoint)
@@ -2964,13 +2965,13 @@ class Monitor:
         self.console.begin()
         for record in records:
             self.console.write(record, self.settings.log_format == "text")
-        self.queue_hooks(records)
+        self.queue_hooks(records, WG_TIMEOUT_S)
 
-    def queue_hooks(self, records: Iterable[Record]) -> None:
-        # A delay counts from the event.
+    def queue_hooks(self, records: Iterable[Record], oldest: float = float("inf")) -> None:
+        # A delay counts from the event, `oldest` seconds ago at most: the wall clock may have been set since.
         now = moment()
         for record in records if self.settings.on_change_script else ():
-            if self.hooks.queue.add(record, now.boot - max(0.0, now.wall - record.event.wall)):
+            if self.hooks.queue.add(record, now.boot - min(max(0.0, now.wall - record.event.wall), oldest)):
                 self.note("DEBUG", "No hook runs, since the peer returned in time: %s" % event_text(record.event))
 
     def save(self, checkpoint: bool) -> None:
@@ -2993,7 +2994,7 @@ class Monitor:
         else:
             self.recovered("store")
         with suppress(StoreFault):  # the lines about the store have numbers as well, and go to the trail next
-            store.take_note(self.outbox.delivered.last, self.table.sessions)
+            store.take_note(self.outbox.delivered.last, self.table.sessions, counts=self.counts)
 
     def reopen(self, store: Store, now: Moment) -> None:
         # At the start, or after a fault. A store that is not as this run left it is adopted. Errors: StoreFault and
@@ -3001,7 +3002,11 @@ class Monitor:
         known = store.saved is not None
         if not known and self.trail is not None and self.trail.cut:
             raise StoreFault("a line of the trail has to be finished first")
-        if not store.open():
+        if store.open():
+            with store.faults():
+                last = store.highest("events", "seq")  # a save that failed may be there nevertheless
+            self.outbox.unsaved = deque(record for record in self.outbox.unsaved if record.seq > last)
+        else:
             self.adopt(store, now, known)
 
     def adopt(self, store: Store, now: Moment, known: bool) -> None:
@@ -3108,8 +3113,10 @@ class Monitor:
         for name in mistaken:
             self.warn(no_setting(name))
         if self.settings.liveness == "handshake" and self.settings.threshold <= REKEY_AFTER_TIME_S:
-            flap = "A threshold of %ds or less makes healthy peers flap" % REKEY_AFTER_TIME_S
-            self.warn("%s: a WireGuard session in use renews its handshake only after %ds" % (flap, REKEY_AFTER_TIME_S))
+            self.warn(
+                "A threshold of %ds or less makes healthy peers flap: a WireGuard session in use renews its handshake"
+                " only after %ds" % (REKEY_AFTER_TIME_S, REKEY_AFTER_TIME_S)
+            )
         while not self.stopping:  # the first turn writes these lines while `wg` runs
             self.turn()
         self.finish()
@@ -3280,7 +3287,7 @@ class Monitor:
     def enter(self, reading: Reading, answer: Answer) -> None:
         now = self.reading_at = answer.at
         self.counts.update(readings=1, failed=int(answer.why != ""))
-        self.clocks.compare(now)
+        self.clocks.compare(moment())  # not with `now`: of several runs of `wg`, one that began earlier may end later
         if is_whole(reading):
             self.judge_gap(now)
             self.faults.end("reading")
@@ -3293,12 +3300,14 @@ class Monitor:
         # A crash must lose neither the first reading, which may change every row, nor blind time. A `wg` that is always
         # late must not cause a checkpoint at each reading.
         first = not reading.interfaces <= self.table.seen.keys() or self.late and "late" not in self.faults
-        gaps = gaps_of(self.table, reading.interfaces, now, self.patience)
-        for name, gap in gaps.items():  # of one interface. Right after a gap of all, it is the same one.
-            unreadable = ("unreadable", name) in self.faults.open
-            if unreadable or (name in self.table.seen and now.boot - self.blinded > self.patience):
-                self.blind(Moment(now.wall - gap, now.boot - gap), now, "unreadable" if unreadable else "late", name)
+        unread = {name for kind, name in self.faults.open if kind == "unreadable"}
+        gaps = gaps_of(self.table, reading.interfaces | unread, now, self.patience)
         events = decide(self.table, reading, now, self.settings)
+        # An interface that goes while it cannot be read was not watched either.
+        gaps = {n: gap for n, gap in gaps.items() if n in reading.interfaces or not self.table.interfaces[n].up}
+        for name, gap in gaps.items():  # of one interface. Right after a gap of all, it is the same one.
+            if name in unread or now.boot - self.blinded > self.patience:
+                self.blind(Moment(now.wall - gap, now.boot - gap), now, "unreadable" if name in unread else "late", name)
         if renamed and not unnamed:  # now that a peer which was removed, in the file as well, has its last line
             rename(self.table, names, complete=True)
         if self.first is None:
@@ -3370,18 +3379,16 @@ class Monitor:
             self.status = status
 
     def prune_history(self) -> None:
-        if self.clocks.steady < DAY_S:
+        if self.clocks.steady < DAY_S or "store" in self.faults:
             return  # only a wall clock that has run this long without a step may delete history
         now = moment()
         names = forget(self.table, now, self.settings.history_days)
         if names:
             self.memos.clear()
-        if self.store is None or "store" in self.faults:
-            return
-        with self.store_faults():
-            if names:
+        if self.store is not None:
+            with self.store_faults():
                 self.store.forget(names, now)
-            self.store.prune(now.wall - self.settings.history_days * DAY_S, self.outbox.delivered.complete)
+                self.store.prune(now.wall - self.settings.history_days * DAY_S, self.outbox.delivered.complete)
 
     def reap_hooks(self) -> None:
         for run in self.hooks.reap():
@@ -3392,7 +3399,7 @@ class Monitor:
     def start_hooks(self) -> None:
         hooks, queue, store = self.hooks, self.hooks.queue, self.store
         held = store is not None and store.saved is None and store.existed
-        if not queue.waiting or (held and time.monotonic() < self.started + HOOKS_HELD_S):
+        if not (queue.waiting or "queue" in self.faults) or (held and time.monotonic() < self.started + HOOKS_HELD_S):
             return
         waited = counted(len(queue.waiting), "run")
         for report in hooks.start(moment().boot):
@@ -3425,8 +3432,7 @@ class Monitor:
         elif marks and "store" not in self.faults:
             with self.store_faults():
                 self.store.mark_hooks(marks)
-                for seq in marks:
-                    del self.hooks.queue.marks[seq]
+                self.hooks.queue.marks = {seq: mark for seq, mark in self.hooks.queue.marks.items() if seq not in marks}
 
     def reload(self) -> None:
         # SIGHUP: opens the trail again.
@@ -3441,13 +3447,11 @@ class Monitor:
             self.manager.tell("READY=1")
 
     def print_statistics(self) -> None:
-        c = self.counts
-        text = "Statistics | Readings: %d (%d failed, %d late)" % (c["readings"], c["failed"], self.grid.skipped)
-        text += ", Events: %d, Skipped lines: %d" % (c["events"], c["skipped"])
-        text += ", Peers: %d online of %d" % (self.table.online, len(self.table.rows))
-        hooks = (c["hooks"], c["hook_failures"], len(self.hooks.queue.waiting), self.hooks.queue.dropped)
-        text += ", Hooks: %d run, %d failed, %d waiting, %d dropped" % hooks
-        text += ", Writes: %d failed" % (c["trail_failures"] + c["store_failures"])
+        c, table, queue = self.counts, self.table, self.hooks.queue
+        text = "Statistics | Readings: %d (%d failed, %d late), Events: %d, Skipped lines: %d, Peers: %d online of %d"
+        text %= (c["readings"], c["failed"], self.grid.skipped, c["events"], c["skipped"], table.online, len(table.rows))
+        more = (c["hooks"], c["hook_failures"], len(queue.waiting), queue.dropped, c["trail_failures"] + c["store_failures"])
+        text += ", Hooks: %d run, %d failed, %d waiting, %d dropped, Writes: %d failed" % more
         kept = max(len(self.outbox.unsaved), len(self.outbox.unwritten))
         if kept or self.console.dropped:
             text += ", Lines: %d kept, %d dropped by the console" % (kept, self.console.dropped)
@@ -3471,15 +3475,14 @@ class Monitor:
             kill_group(run.process.pid)
         self.report_dropped()
         kept = self.store is not None and self.store.saved is not None
-        if left:
-            later = "; they run again at the next start" if kept else ""
-            self.warn("%s did not finish%s" % (counted(left, "hook run"), later))
-        if held:
-            later = " for the next start" if kept else ", and lost without a store"
-            self.warn("%s held back%s" % (counted(held, "hook run"), later))
-        figures = (self.counts["readings"], self.counts["failed"], self.counts["events"])
-        watched = "Monitor stopped | Watched: %s" % duration(time.monotonic() - self.started)
-        self.note("STOP", watched + ", Readings: %d (%d failed), Events: %d" % figures)
+        rest = " for the next start" if kept else ", and lost without a store"
+        ends = (left, "did not finish" + "; they run again at the next start" * kept), (held, "held back" + rest)
+        for count, how in ends:
+            if count:
+                self.warn("%s %s" % (counted(count, "hook run"), how))
+        self.note("STOP", "Monitor stopped | Watched: %s, Readings: %d (%d failed), Events: %d" % (
+            duration(time.monotonic() - self.started), *itemgetter("readings", "failed", "events")(self.counts)
+        ))  # fmt: skip
         self.flush(checkpoint=self.table.last is not None)
         self.mark_hooks()
         for sink in (self.store, self.trail):
@@ -3530,7 +3533,7 @@ def kinds(text: str) -> frozenset[str]:
 
 def a_path(text: str) -> str:
     if text and (not text.startswith("/") or text.endswith("/") or not text.isprintable()):
-        raise ValueError("the absolute path of a file, without control characters")
+        raise ValueError("an absolute path, without a slash at its end and control characters")
     return text
 
 
@@ -3644,8 +3647,9 @@ def find_place(name: str, path: str, roots: Sequence[str], judge: Callable[[str]
 def place_of_trail(settings: Settings) -> str:
     def judge(path: str) -> str:
         store = os.path.realpath(os.path.dirname(settings.state_path)) + "/" + os.path.basename(settings.state_path)
-        if settings.state_path and path in [store + suffix for suffix in STORE_SUFFIXES]:
-            return "it is a file of the store"
+        lock = "%s/.%s.lock" % os.path.split(path)
+        if settings.state_path and {path, lock} & {store + suffix for suffix in STORE_SUFFIXES}:
+            return "it or its lock is a file of the store"
         return judge_trail(os.lstat(path)) if os.path.lexists(path) else ""
 
     return find_place(settings.names["log_path"], settings.log_path, TRAIL_ROOTS, judge)
@@ -3692,10 +3696,11 @@ def build_parser() -> Any:
     import argparse
 
     class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
+        def error(self, message: str) -> Any:
             raise Refusal("invalid usage", printable(message), "see --help")
 
-    parser = Parser("wg-monitor", "wg-monitor [check [INSTANCE] | test-hook [EVENT]] [OPTION]...", allow_abbrev=False)
+    parser = Parser("wg-monitor", allow_abbrev=False)
+    parser.usage = "wg-monitor [check [INSTANCE] | test-hook [EVENT] | %s] [OPTION]..." % " | ".join(REPORTS)
     parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
     parser.description = "Watch WireGuard peers and record who was online when."
     parser.epilog = """Without a command, it watches until it receives SIGTERM. 'check' reports whether everything fits
@@ -3720,9 +3725,13 @@ def parse_arguments(words: Sequence[str]) -> dict[str, Any]:
     # Flags, command and instance by name. Errors: Refusal, which names an unknown flag but not the value after it.
     # argparse would take the word after --debug for its value.
     known, unknown = build_parser().parse_known_args(["--debug=true" if word == "--debug" else word for word in words])
-    unknown += [known.command] * (known.command not in (None, "check"))
-    if unknown:
-        raise Refusal("invalid usage", "unknown argument '%s'" % printable(unknown[0]), "see --help")
+    wrong = [known.command] * (known.command not in (None, "check"))
+    wrong = [*wrong, *unknown] if words[:1] == wrong else [*unknown, *wrong]  # in their order
+    if wrong:
+        what = "argument" if wrong[0][:1] == "-" else "command" if words[:1] == wrong[:1] else "word"
+        raise Refusal("invalid usage", "unknown %s '%s'%s" % (
+            what, printable(wrong[0]), "; flags come last" * (what == "word")
+        ), "see --help")  # fmt: skip
     return dict(vars(known))
 
 
@@ -3972,6 +3981,7 @@ def hold_standard_streams() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the monitor handles it: Ctrl-C prints no traceback
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if the parent ignored it, nobody would know how a child ended
     signal.pthread_sigmask(signal.SIG_UNBLOCK, Wakeup.SIGNALS)  # a blocked signal is inherited, and would be lost
     hold_standard_streams()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # private keys pass through this memory

@@ -231,10 +231,11 @@ class Total(NamedTuple):
     sessions: int
     online_s: float  # in the period
     unwatched_s: float  # of these, seconds in which nobody watched
-    share: float | None  # of the watched time of its interface, from 0 to 1; of all peers: the mean
+    share: float | None  # of the watched time of its interface, from 0 to 1; of all peers: of theirs in sum
     longest_s: float  # of the whole sessions
     median_s: float
-    interruptions: int  # ends as `unreachable` after which the peer came back, with a session in the period
+    interruptions: int | None  # ends as `unreachable` after which the peer came back, with a session in the period;
+    # None = some ends have no reason, or it was not asked for all sessions
     interruptions_per_hour: float | None  # online; None = not online for a second
     received_bytes: int | None  # of the whole sessions
     sent_bytes: int | None
@@ -307,14 +308,14 @@ class Sum:
     def __init__(self, parts: Sequence[Stretch]) -> None:
         self.parts = parts  # when its interface was watched in the period
         self.named = self.last = (0, "")  # as in a batch
-        self.unreachable = 0
+        self.unreachable, self.unexplained = 0, False  # unexplained: an end has no reason, as in a text trail
         self.lengths, self.addresses = array("d"), set()  # type: Any, set[str]
         self.online = self.unwatched = 0.0
         self.received, self.sent, self.beyond = None, None, False  # type: int | None, int | None, bool
 
     def add(self, session: Session, since: float, until: float) -> None:
         # A million sessions in 5 s: it calls as little as it can.
-        _, _, _, name, number, start, stop, _, length, endpoints, _, received, sent, unwatched, reason = session
+        _, _, _, name, number, start, stop, state, length, endpoints, _, received, sent, unwatched, reason = session
         if name and (number or 0) >= self.named[0]:
             self.named = number or 0, name
         if (number or 0) >= self.last[0]:
@@ -326,6 +327,8 @@ class Sum:
             self.sent = sent if self.sent is None else self.sent + sent
         if reason == "unreachable":
             self.unreachable += 1
+        elif not reason and state == ENDED:
+            self.unexplained = True
         for endpoint in endpoints:
             address = endpoint.rpartition(":")[0]
             if address not in self.addresses:
@@ -348,23 +351,27 @@ class Sum:
 
 def total_of(who: tuple[str, str, str, str], sums: Sequence[Sum], period: Period) -> Total:
     ordered, online, unwatched = [s.lengths for s in sums], sum(s.online for s in sums), sum(s.unwatched for s in sums)
-    count, breaks = sum(map(len, ordered)), sum(s.unreachable - (s.last[1] == "unreachable") for s in sums)
+    count, breaks = sum(map(len, ordered)), None  # type: int, int | None
+    if not any(s.unexplained for s in sums):
+        breaks = sum(s.unreachable - (s.last[1] == "unreachable") for s in sums)
     middle = (ranked(ordered, (count + 1) // 2) + ranked(ordered, count // 2 + 1)) / 2 if count else 0.0
     watched_s = sum(overlap(s.parts, *period) for s in sums)
     return Total(
         *who, count, round(online, 3), round(unwatched, 3),
         min(1.0, max(0.0, online - unwatched) / watched_s) if watched_s else None,
         max((lengths[-1] for lengths in ordered), default=0.0), middle,
-        breaks, breaks / online * 3600 if online >= 1 else None,
+        breaks, breaks / online * 3600 if breaks is not None and online >= 1 else None,
         reduce(plus, (s.received for s in sums), None), reduce(plus, (s.sent for s in sums), None),
         any(s.beyond for s in sums), len(set().union(*(s.addresses for s in sums)) - {""}),
     )  # fmt: skip
 
 
 def add_up(
-    sessions: Iterable[Session], histories: Iterable[History], period: Period, batches: Iterable[Batch] = ()
-) -> tuple[list[Total], Total]:
-    """The total of each peer, and the one of all. `sessions`: those of a peer in order. `batches`: of others."""
+    sessions: Iterable[Session], histories: Iterable[History], period: Period, batches: Iterable[Batch] = (),
+    whole: bool = True,
+) -> tuple[list[Total], Total]:  # fmt: skip
+    """The total of each peer, and the one of all. `sessions`: those of a peer in order. `batches`: of others. `whole`:
+    whether they are all of its sessions in the period; otherwise nobody knows whether a peer came back."""
     sums: dict[tuple[str, str, str], Sum] = {}
     sources = {history.gateway: history for history in histories}
     parts: dict[tuple[str, str], list[Stretch]] = {}
@@ -380,7 +387,7 @@ def add_up(
     for session in sessions:
         (sums.get(session[:3]) or sum_of(session[:3])).add(session, since, until)
     for one in sums.values():
-        one.lengths = array("d", sorted(one.lengths))
+        one.lengths, one.unexplained = array("d", sorted(one.lengths)), one.unexplained or not whole
     totals = [total_of((*who, one.named[1]), [one], period) for who, one in sums.items()]
     return totals, total_of(("", "", "", ""), [*sums.values()], period)
 
@@ -425,9 +432,10 @@ def add_up_by(
     """The usage in each day, week or month of a period, from the first time that somebody watched to the last. Sessions
     may come in any order. Errors: Refusal."""
     begins, ends = zip(*(history.watched for history in histories))
+    seen = [history.watched for history in histories if history.watched.until > 0] or [Period(0.0, 0.0)]
     gaps = sorted((gap for history in histories for gap in history.gaps), key=lambda gap: gap.start)
     parts = watched(histories[0]._replace(watched=Period(max(begins), min(ends)), gaps=gaps), None, period)
-    begin, end = min(begins), max(ends)
+    begin, end = min(period.since for period in seen), max(period.until for period in seen)
     buckets: dict[date, Bucket] = {}
     peers: dict[tuple[str, ...], int] = {}
 
@@ -574,7 +582,7 @@ def chooser(query: Query, held: Held, period: Period, now: float = FOREVER) -> C
         if not address or any(endpoint.startswith(starts) for endpoint in s.endpoints):
             return True
         first, last = max(s.start, since), max(s.start, min(s.until, until))
-        return any(start <= max(first, last) and first <= stop for start, stop in held.get((s.interface, s.peer), ()))
+        return any(start <= max(first, last) and first < stop for start, stop in held.get((s.interface, s.peer), ()))
 
     return wanted
 
@@ -671,7 +679,7 @@ SESSIONS = """SELECT interface, public_key, name, number, start, last_seen, leng
 
 # For sums: SQLite adds up a million sessions in half the time. A place for the numbers of those that were open before,
 # which may end meanwhile. The cross join keeps SQLite from holding all lists of lengths at once.
-MOST = wg_monitor.COUNTER_MAX
+MOST = wg_monitor.COUNTER_MAX >> 20  # so that the sum of a million of them fits
 WHOLE = f"""start >= max(0, ?) AND start <= last_seen AND last_seen < ? AND unwatched = 0 AND reason IS NOT NULL
     AND length BETWEEN 0 AND {EPOCH_MAX} AND received BETWEEN 0 AND {MOST} AND sent BETWEEN 0 AND {MOST}
     AND number NOT IN (%s)"""
@@ -681,6 +689,16 @@ BATCHES = """SELECT b.interface, b.public_key, named, n.name, last, l.reason, le
         sum(received) AS received, sum(sent) AS sent, sum(reason = 'unreachable') AS unreachable
         FROM sessions WHERE %s GROUP BY public_key, interface) AS b
     CROSS JOIN sessions AS l ON l.number = last LEFT JOIN sessions AS n ON n.number = named"""
+
+
+def excluded(gateway: str, known: Iterable[str], scope: str, run: Period) -> list[Gap]:
+    # The interfaces that a run did not watch, since INTERFACE names others.
+    names = set(known).difference(scope.split(",")) if scope and run.since < run.until else ()
+    return [Gap(gateway, name, *run, "excluded") for name in sorted(names)]
+
+
+def strangers(names: Iterable[str]) -> list[str]:
+    return ["No peer of %s was ever recorded." % printable(name) for name in sorted(names)]
 
 
 # A database that somebody else writes. It is opened for each question anew, so that no transaction stays open while
@@ -739,8 +757,18 @@ class Store:
         self.changes = ask("text text real text?", statement)
         statement = "SELECT interface, start, stop, why FROM unwatched WHERE stop > start ORDER BY start"
         self.gaps = [Gap(self.gateway, *gap) for gap in ask("text? real real text", statement)]
-        statement = "SELECT interval, threshold, liveness, interfaces FROM runs ORDER BY number DESC LIMIT 1"
-        self.rule = (ask("int int text text", statement) or [None])[0]  # None = an old store does not say
+        statement = "SELECT start, interval, threshold, liveness, interfaces FROM runs ORDER BY number"
+        runs = ask("real int int text text", statement)
+        self.rule = runs[-1][1:] if runs else None  # None = an old store does not say
+        known = {change[0] for change in self.changes}
+        for run, stop in zip(runs, [*(run[0] for run in runs[1:]), self.last]):
+            self.gaps += excluded(self.gateway, known, run[4], Period(run[0], stop))
+        # Interfaces that the monitor cannot read now: since when.
+        patience = 2 * self.rule[0] + 1 if self.rule else FOREVER
+        walls = ask("text real", "SELECT name, wall FROM interfaces WHERE up")
+        self.unread = {name: at for name, at in walls if saved and saved[0][0] - at > patience}
+        self.gaps += [Gap(self.gateway, name, at, self.last, "unreadable") for name, at in self.unread.items()]
+        self.gaps.sort(key=BEGINNING)
         # The first time that somebody watched: the first run, or what pruning has left. Sessions may have begun before.
         number, event, run, session = ask("int? real? real? real?", FIRSTS)[0]
         begins = [event, run if number in (1, None) else None]
@@ -770,7 +798,8 @@ class Store:
                     database.execute("BEGIN")
                     found = work(database)
             except (sqlite3.Error, wg_monitor.StoreFault, ArithmeticError, TypeError, ValueError) as error:
-                raise self.refusal("cannot be read", reason_of(error), "a backup may help") from None
+                remedy = "--from-log reads trails" if "not a database" in str(error) else "a backup may help"
+                raise self.refusal("cannot be read", reason_of(error), remedy) from None
             if state is None or state == self.state():
                 return found  # otherwise a monitor has begun to write to it
 
@@ -784,10 +813,13 @@ class Store:
     def history(self, query: Query, now: float) -> History:
         gaps = [gap for gap in self.gaps if not query.interfaces or gap.interface in (None, *query.interfaces)]
         old = "%s is of an older version, which did not record when nobody watched." % printable(self.path)
-        strange = sorted(query.interfaces - {change[0] for change in self.changes})
-        notes = ["No peer of %s was ever recorded." % printable(name) for name in strange] + [old] * (self.version < 3)
+        notes = strangers(query.interfaces - {change[0] for change in self.changes}) + [old] * (self.version < 3)
         sessions = partial(self.sessions, query, now)
         return History(self.gateway, self.path, Period(self.since, self.last), gaps, sessions, notes)
+
+    def named(self) -> Iterator[tuple[str, str, str]]:
+        # Gateway, interface and name of each peer that has a name now.
+        return ((self.gateway, interface, name) for (interface, _), name in self.names.items() if name)
 
     def is_watching(self, now: float) -> bool:
         # A monitor that runs may be blind.
@@ -869,7 +901,9 @@ class Store:
                 if number in self.open:
                     began, *counts = self.open[number]
                     received, sent = counted_since(*counts[:3]), counted_since(*counts[3:])
-                    (state, reason), until, length = now_open, self.last, max(0.0, self.boot - began)
+                    until = self.unread.get(interface, self.last)
+                    state, reason = now_open if until == self.last else (UNKNOWN, "unknown")
+                    length = max(0.0, self.boot - began - (self.last - until))
             "".join((interface, key, name, endpoints, reason))  # TypeError: a foreign type
             if not (0 <= start <= EPOCH_MAX and 0 <= until <= EPOCH_MAX and 0 <= length <= EPOCH_MAX):
                 raise ValueError("session %d has an impossible time" % number)
@@ -933,9 +967,9 @@ KINDS_OF_PEERS = frozenset(wg_monitor.EVENT_KINDS) - {"IFUP", "IFDOWN"}
 DECODE = json.JSONDecoder().raw_decode
 
 REMARKS = {  # what a reader has to know about the answers
-    "skipped": "Lines that do not parse and do not count: %d. --verbose shows them.",
+    "skipped": "Lines that do not parse and do not count: %s",
     "beginnings": "Sessions that began before the trails say so, shown from the first certain time: %d.",
-    "handshakes": "Sessions that may have lasted longer, since text lines show handshakes only: %d.",
+    "handshakes": "Sessions of these trails that may have lasted longer, since text lines show handshakes only: %d.",
     "unclear": "Several keys look like %s: some of their lines cannot be told apart.",
     "missing": "Times that do not exist in this time zone: %d. Is --timezone right?",
     "strange": "The trails announce %s, which this time zone does not have then: is --timezone right?",
@@ -1161,8 +1195,9 @@ class Reader:
                         self.report("%s, line %d does not parse: %s" % (printable(path), number, printable(line)))
                     continue
                 if fact is not None:
-                    read += 1
+                    read, last = read + 1, self.calendar.last
                     yield fact
+                    self.calendar.last = last  # not that of a later line in another file
         if number and not read:
             self.report("%s is no trail: none of its lines counts" % printable(path))
 
@@ -1383,6 +1418,9 @@ class Rebuilder:
         self.pause: Gap | None = None  # between two runs, until a line says more exactly
         self.stored: bool | None = None  # whether this run knows what the former one knew; None = no line shows it
         self.scope = ""  # the interfaces of this run, separated by commas; "" = all
+        self.scopes: list[tuple[str, Period]] = []  # of the runs before, if not all
+        self.unread: dict[str | None, float] = {}  # since when the former run could not read interfaces at its end
+        self.unexplained = 0  # ends without a reason
         self.threshold, self.patience = 180, 0
         self.steps, self.stepped = 0, -FOREVER  # how far the wall clock was set in all, and when it last was
         self.lost: Counter[str] = Counter()
@@ -1407,7 +1445,7 @@ class Rebuilder:
             if again:
                 self.stored = False
                 if begun is not None:
-                    begun.sure = max(begun.sure, self.before)
+                    begun.sure = max(begun.sure, self.watched_before(peer))
             if new:
                 peer.run = self.run
         if kind == "OFFLINE" or kind == "REMOVED":
@@ -1604,6 +1642,7 @@ class Rebuilder:
         elif begun is peer.held:
             peer.held = None
         if state == ENDED:
+            self.unexplained += not reason
             peer.last, peer.past = (until, begun.number), begun.start
         self.shelf.add((
             "", peer.interface, peer.key or peer.label, begun.name, begun.number, begun.start, until, state, length,
@@ -1620,8 +1659,12 @@ class Rebuilder:
         # They were there as long as the former run watched.
         for peer in self.everyone():
             if peer.open is not None and gone(peer, peer.open):
-                peer.open.sure = max(peer.open.sure, self.before)
+                peer.open.sure = max(peer.open.sure, self.watched_before(peer))
                 self.cut(peer)
+
+    def watched_before(self, peer: Followed) -> float:
+        # The last time at which the former run is known to have read the peer's interface.
+        return min(self.before, self.unread.get(peer.interface, FOREVER))
 
     def release(self, peer: Followed, state: str = UNKNOWN) -> None:
         held, reason = peer.held, "unknown" if state == UNKNOWN else ""
@@ -1682,6 +1725,7 @@ class Rebuilder:
         if self.run and not self.stopped and abs(at - self.began) < SAME_S:
             return  # the same line in the journal
         self.settle()
+        self.end_faults(at)
         settings = dict(re.findall(r"(Interval|Threshold|Interface): ([^ ,]+(?:,[^ ,]+)*)", text))
         self.patience = 2 * seconds_in(settings.get("Interval", "")) + 1
         self.threshold = seconds_in(settings.get("Threshold", "")) or 180
@@ -1689,17 +1733,23 @@ class Rebuilder:
         if self.seen > -FOREVER:
             self.pause = Gap("", None, self.seen, at, "stopped" if self.stopped else "")
         self.stopped = False
-        for (interface, why), told in self.faults.items():  # of which no line reports the end
-            if why == "late":
-                self.add_gap(Gap("", None, told - self.patience, told, why))
-            elif why == "unreadable":
-                self.add_gap(Gap("", interface, told, at, why))
-        self.faults.clear()
         scope, self.scope = self.scope, settings.get("Interface", "")
         if self.scope not in ("", scope):
             watched = self.scope.split(",")
             self.cut_those(lambda peer, _: peer.interface not in watched)
         self.first = at if self.first == -FOREVER else self.first
+
+    def end_faults(self, at: float) -> None:
+        # At the end of a run: no line reports theirs.
+        self.unread = {interface: told for (interface, why), told in self.faults.items() if why == "unreadable"}
+        for interface, told in self.unread.items():
+            self.add_gap(Gap("", interface, told, at, "unreadable"))
+        if (None, "late") in self.faults:
+            told = self.faults[None, "late"]
+            self.add_gap(Gap("", None, told - self.patience, told, "late"))
+        self.faults.clear()
+        if self.scope and self.run:
+            self.scopes.append((self.scope, Period(self.began, at)))
 
     def settle(self) -> None:
         # At the end of a run that knew nothing of the former one: peers that it did not report were there no more.
@@ -1729,13 +1779,17 @@ class Rebuilder:
     def end_all(self, watching: bool) -> None:
         # `watching`: a monitor writes to the trail now, and its last reading shows that they are still online.
         self.settle()
+        unread = {interface: told for (interface, why), told in self.faults.items() if why == "unreadable"}
         for peer in self.everyone():
             begun = peer.open
             if begun is not None:
                 here = begun.run == self.run or self.stored
-                begun.sure = max(begun.sure, self.before, self.seen if here else self.before)
+                last = min(self.seen, unread.get(peer.interface, FOREVER)) if here else -FOREVER
+                begun.sure = max(begun.sure, self.watched_before(peer), last)
                 self.cut(peer)
-                self.release(peer, ONLINE if here and watching and not self.stopped else UNKNOWN)
+                here = here and watching and not self.stopped and peer.interface not in unread
+                self.release(peer, ONLINE if here else UNKNOWN)
+        self.end_faults(self.seen)
         self.forget()
 
 
@@ -1743,7 +1797,7 @@ class Trails:
     """Trails as a source of history. It reads all files at once. Errors: Refusal."""
 
     def __init__(self, paths: Sequence[str], zone: Zone, verbose: bool = False) -> None:
-        self.path, self.found = ", ".join(paths), Rebuilder()
+        self.path, self.found, self.verbose = ", ".join(paths), Rebuilder(), verbose
         meter = Meter(paths)
         self.reader = Reader(zone, meter, verbose)
         take = self.found.take
@@ -1762,7 +1816,8 @@ class Trails:
 
     def remarks(self) -> list[str]:
         calendar, unclear = self.reader.calendar, " and ".join(list(self.found.unclear)[:3])
-        found = {**self.found.lost, "skipped": self.reader.skipped, "unclear": unclear}
+        skipped = "%d.%s" % (self.reader.skipped, "" if self.verbose else " --verbose shows them.")
+        found = {**self.found.lost, "skipped": skipped if self.reader.skipped else "", "unclear": unclear}
         found.update(missing=calendar.missing, strange=calendar.strange)
         return [printable(text % found[what]) for what, text in REMARKS.items() if found.get(what)]
 
@@ -1771,25 +1826,38 @@ class Trails:
         a short key. Errors: Refusal, if it is the beginning of several."""
         named: set[str] = set()
         keys: set[str] = set()
+        latest: dict[str, str] = {}
         short = wg_monitor.short_key(text) if len(text) == 44 else text
         sessions = ((session.peer, session.name) for session in self.all_sessions())
         peers = ((peer.key or peer.label, "") for peer in self.found.peers.values())
         for key, name in chain(sessions, peers):
+            latest[key] = name or latest.get(key, "")
             if name == text:
                 named.add(key)
             elif means(text, key) or (len(key) < 44 and means(short, key.partition("#")[0])):
                 keys.add(key)
-        return named or one_key(text, keys)
+        now = {key for key in named if latest[key] == text}
+        return now or named or one_key(text, keys)
+
+    def named(self) -> Iterator[tuple[str, str, str]]:
+        # Interface and name of each peer, as its last session has it; trails have no gateway.
+        latest = {session[1:3]: session.name for session in self.all_sessions() if session.name}
+        return (("", interface, name) for (interface, _), name in latest.items())
 
     def is_watching(self, now: float) -> bool:
         return self.live and not self.found.stopped
 
     def history(self, query: Query, now: float) -> History:
         found = self.found
-        gaps = [gap for gap in found.gaps if not query.interfaces or gap.interface in (None, *query.interfaces)]
+        known = {interface for interface, _ in found.peers}
+        gaps = [*found.gaps, *(gap for scope, run in found.scopes for gap in excluded("", known, scope, run))]
+        gaps = [gap for gap in gaps if not query.interfaces or gap.interface in (None, *query.interfaces)]
+        notes = strangers(query.interfaces - known) + self.notes
+        if query.reasons and found.unexplained:
+            notes.append("Ends without a reason in the trails, which --reason does not find: %d." % found.unexplained)
         period = Period(*sorted((found.first, found.seen)))  # the clock may have been set back
         sessions = partial(self.sessions, query, now)
-        return History("", self.path, period, sorted(gaps, key=BEGINNING), sessions, self.notes)
+        return History("", self.path, period, sorted(gaps, key=BEGINNING), sessions, notes)
 
     def all_sessions(self) -> Iterator[Session]:
         for session in self.found.shelf:
@@ -1827,10 +1895,20 @@ LAYOUTS = {
 }  # fmt: skip
 
 
-def columns_of(layout: str, zone: Zone, now: float, gateways: bool = False) -> list[Column]:
+def twins_of(items: Iterable[tuple[str, str, str]]) -> frozenset[tuple[str, str, str]]:
+    # What occurs more than once: gateway, interface and name of peers with the same name.
+    return frozenset(item for item, count in Counter(items).items() if count > 1)
+
+
+def columns_of(
+    layout: str, zone: Zone, now: float, gateways: bool = False, twins: AbstractSet[Any] = frozenset()
+) -> list[Column]:
     def whose(item: Any, text: Callable[[str], str]) -> str:
         key = item.peer[:8] + "..." if len(item.peer) > 40 else item.peer  # which a text trail has shortened
-        return text(printable(item.name, 64)) or printable(key) or "all"
+        name = text(printable(item.name, 64))
+        if name and (item.gateway, item.interface, item.name) in twins:
+            name += " " + printable(key)
+        return name or printable(key) or "all"
 
     def ago(wall: float | None) -> str:
         return length_text(now - wall) if wall else "never"
@@ -1872,7 +1950,7 @@ def columns_of(layout: str, zone: Zone, now: float, gateways: bool = False) -> l
         number("SHARE", lambda t: "" if t.share is None else "%.1f %%" % (100 * t.share)),
         length("LONGEST", lambda t: length_text(t.longest_s)),
         length("MEDIAN", lambda t: length_text(t.median_s)),
-        number("BREAKS/H", lambda t: "%.2f" % (t.interruptions_per_hour or 0)),
+        number("BREAKS/H", lambda t: "" if t.interruptions is None else "%.2f" % (t.interruptions_per_hour or 0)),
         length("RECEIVED", lambda i: size(i, "received")),
         length("SENT", lambda i: size(i, "sent")),
         number("ADDRESSES", lambda t: str(t.addresses)),
@@ -2025,13 +2103,13 @@ def load_table(store: Store | None, now: wg_monitor.Moment, settings: Any = None
     return store.read(load), settings
 
 
-def decide_by_wg(table: wg_monitor.Table, settings: wg_monitor.Settings, probed: Probed) -> Iterable[Key]:
-    # Brings the table up to this run of `wg`, as the monitor would at its next reading. Returns the peers in it.
+def decide_by_wg(table: wg_monitor.Table, settings: wg_monitor.Settings, probed: Probed) -> wg_monitor.Reading:
+    # Brings the table up to this run of `wg`, as the monitor would at its next reading.
     probe, answer = probed
     memo = wg_monitor.Memo()
     reading = wg_monitor.parse(probe.blocks(answer.size), answer.complaints, memo, (), settings.interface)
     wg_monitor.decide(table, reading, answer.at, settings)
-    return reading.present or ()
+    return reading
 
 
 def peers_of(table: wg_monitor.Table, store: Store | None) -> Iterator[Peer]:
@@ -2058,17 +2136,18 @@ SORTS: dict[str, Callable[[Peer], Any]] = {
 
 
 def heading(
-    name: str, peers: AbstractSet[Peer], up: bool, seen: bool, store: Store | None, now: float, zone: Zone
+    name: str, peers: AbstractSet[Peer], state: str, seen: bool, store: Store | None, now: float, zone: Zone
 ) -> str:
     # wg0  2 of 3 online, watched since 2026-11-20 09:12, last reading 12s ago
     count = (printable(name), sum(bool(peer.online) for peer in peers), len(peers), "" if seen else "were ")
     parts = ["%s  %d of %d %sonline" % count]
-    parts += [] if up else ["the interface is down"]
+    parts += [state] if state else []
     if store is None:
         return ", ".join([*parts, "no store: since when is unknown"])
     since = max([store.since, *(gap.stop for gap in store.gaps if gap.interface in (None, name))])
-    trouble = "the monitor reads nothing" if store.monitor else "no monitor runs"
-    parts.append("watched since %s" % zone.stamp(since)[:16] if store.is_watching(now) else trouble)
+    trouble = "the monitor reads nothing or cannot save it" if store.monitor else "no monitor runs"
+    if name not in store.unread:
+        parts.append("watched since %s" % zone.stamp(since)[:16] if store.is_watching(now) else trouble)
     parts.append("last reading %s ago" % length_text(now - store.last) if store.last else "no reading yet")
     return (printable(store.gateway) + ": " if store.gateway else "") + ", ".join(parts)
 
@@ -2080,10 +2159,11 @@ def status(words: Sequence[str]) -> int:
     group.add_argument("--offline", action="store_true", help="only the peers that are offline")
     parser.add_argument("--sort", choices=sorted(SORTS)[1:], default="", help="default: who is online, then by name")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.epilog = EXIT_CODES.replace("usage,", "usage, 3 a peer that --peer names is offline,")
+    codes = EXIT_CODES.replace("usage,", "usage, 3 a peer that --peer names is offline,")
+    parser.epilog = codes.replace("permitted", "permitted, 5 neither wg nor a store is there")
     options = parser.parse_args(words)
     zone, now = Zone(options.timezone), wg_monitor.moment()
-    names = frozenset(",".join(options.interface).split(",")) - {""}
+    names = interfaces_of(options)
     stores = open_stores(options.store, needed=False)
     notes = ["%s: %s." % (printable(s.gateway), printable(s.path)) for s in stores if s.gateway]
     probed: Probed | None = None
@@ -2097,16 +2177,18 @@ def status(words: Sequence[str]) -> int:
     links: list[tuple[str, set[Peer], str]] = []  # of each interface: its name, its peers and a heading
     for store in stores or (None,):
         table, settings = load_table(store, now)
+        unread: Iterable[str] = store.unread if store else ()
         if probed is not None:
-            decide_by_wg(table, settings, probed)
+            unread = decide_by_wg(table, settings, probed).unreadable
         there = list(peers_of(table, store))
-        seen = probed is not None or store is None or store.is_watching(now.wall)
         found = table.interfaces.keys() | {peer.interface for peer in there}
         for name in sorted(found & names if names else found):
             peers = {peer for peer in there if peer.interface == name}
-            up = name not in table.interfaces or table.interfaces[name].up
-            line = heading(name, peers, up, seen, store, now.wall, zone)
-            links.append((name, {peer if seen else peer._replace(online=None) for peer in peers}, line))
+            down = name in table.interfaces and not table.interfaces[name].up
+            state = "the interface is down" if down else "it cannot be read" if name in unread else ""
+            seen = (probed is not None or store is None or store.is_watching(now.wall)) and name not in unread
+            line = heading(name, peers, state, seen, store, now.wall, zone)
+            links.append((name, peers if seen else {peer._replace(online=None) for peer in peers}, line))
     wanted = everyone = set().union(*(peers for _, peers, _ in links))
     if options.peer:
         pairs = [(peer.peer, peer.name) for peer in everyone]
@@ -2118,16 +2200,17 @@ def status(words: Sequence[str]) -> int:
     if options.json:
         write_json(fields_of(peer, zone) for peer in chosen)
     else:
-        layout = Table(columns_of("status", zone, now.wall), chosen, "  ")
+        twins = twins_of((peer.gateway, peer.interface, peer.name) for peer in everyone)
+        layout = Table(columns_of("status", zone, now.wall, twins=twins), chosen, "  ")
         shown = [link for link in links if not options.peer or link[1] & wanted]
         for name, peers, line in shown:
             line = fit(line, layout.room + 2)
             print(line.replace(printable(name), layout.paint(printable(name), GREEN_BOLD), 1))
             layout.show([peer for peer in chosen if peer in peers])
-        notes = ["No such WireGuard interface." if names else "No WireGuard interface."] * (not shown) + notes
-        notes += layout.notes
-    show_notes(notes, not options.json)
-    states = {peer.online for peer in wanted} if options.peer else set()
+        notes += ["No WireGuard interface."] * (not names and not shown) + layout.notes
+    missing = sorted(names - {name for name, _, _ in links})
+    show_notes([*("No interface %s." % printable(name) for name in missing), *notes], not options.json)
+    states = {peer.online for peer in wanted} if options.peer else {None} if missing else set()
     return EXIT_OFFLINE if False in states else EXIT_FAILURE if None in states else 0
 
 
@@ -2200,7 +2283,12 @@ def period_of(options: Any, now: float, zone: Zone) -> tuple[Period, list[str]]:
     begin, end = options.present or options.since, options.present or options.until
     since, note = parse_moment(begin, now, zone) if begin else (-FOREVER, "")
     until, other = parse_moment(end, now, zone, end=True) if end else (FOREVER, "")
-    if since > until:
+    if options.present and note:  # between the two times of a clock that was set back, others may have been there
+        until, other = since, note
+    if begin and since > now:
+        note += " " * bool(note) + "%s is later than now." % clean(begin)
+    after = parse_moment(begin, now, zone, end=True)[0] if begin and not options.present else -FOREVER
+    if since > until or since == until < after:  # a day begins when the day of --until ends
         found, why = "--since %s" % printable(begin), "it is later than --until %s" % printable(end)
         raise Refusal(found, why, "exchange them")
     return Period(since, until), [text for text in dict.fromkeys((note, other)) if text]
@@ -2216,6 +2304,13 @@ def a_length(text: str) -> float:
     if not re.fullmatch("([0-9]{1,9}[wdhms])+", text):
         raise Refusal("--min-length %s" % printable(text), "it is no length", "write it like 90s, 5m, 1h30m or 2d")
     return float(seconds_in(text))
+
+
+def interfaces_of(options: Any) -> frozenset[str]:
+    names = frozenset(",".join(options.interface).split(",")) - {""}
+    if options.interface and not names:  # it would mean all
+        raise Refusal("--interface", "it names none", "give it a name; a variable of the shell may be unset")
+    return names
 
 
 def an_address(text: str) -> str:
@@ -2237,8 +2332,8 @@ def query_of(options: Any, sources: Sequence[Any]) -> Query:
         if all(means(text, key) for key in meant):
             one_key(text, meant)
     found, names = frozenset().union(*keys) if keys else None, frozenset(options.peer)
-    interfaces, reasons = frozenset(",".join(options.interface).split(",")) - {""}, frozenset(options.reason)
-    return Query(found, names, interfaces, reasons, options.ip or "", options.min_length, options.last)
+    chosen = interfaces_of(options), frozenset(options.reason), options.ip or "", options.min_length, options.last
+    return Query(found, names, *chosen)
 
 
 def sessions_parser() -> Any:
@@ -2257,7 +2352,7 @@ def sessions_parser() -> Any:
     add("--format", choices=("table", "json", "csv", "html"), default="table", help="default: table; html: a page")
     add("--from-log", metavar="FILE", nargs="+", help="read these trails instead of a store; - is standard input")
     add("--verbose", action="store_true", help="show the lines of trails that do not parse")
-    add("--lang", choices=("en", "zh"), default="en", help="the language of the page; default: en")
+    add("--lang", choices=("en", "zh"), help="the language of the page; default: en")
     parser.epilog = "MOMENT: %s. %s" % (MOMENTS.partition("these: ")[2], EXIT_CODES)
     return parser
 
@@ -2265,12 +2360,17 @@ def sessions_parser() -> Any:
 def sessions(words: Sequence[str]) -> int:
     options = sessions_parser().parse_args(words)
     table, sums = options.format == "table", options.summary or options.by
-    if options.format == "html" and sums:
-        raise Refusal("--format html", "it shows sessions and sums at once", "leave out --summary and --by")
-    if options.from_log and options.store:
-        raise Refusal("--from-log", "it reads trails instead of a store", "leave out --store")
     zone, now = Zone(options.timezone), wg_monitor.moment().wall
     period, notes = period_of(options, now, zone)
+    for wrong, found, why, remedy in (
+        (options.format == "html" and sums, "format html", "it shows sums anyway", "leave out --summary and --by"),
+        (options.from_log and options.store, "from-log", "it reads trails instead of a store", "leave out --store"),
+        (options.verbose and not options.from_log, "verbose", "it is about trails", "add --from-log"),
+        (options.lang and options.format != "html", "lang", "it is about the page", "add --format html"),
+        (options.by and period.since == period.until, "by", "a moment has no usage", "use --since and --until"),
+    ):
+        if wrong:
+            raise Refusal("--" + found, why, remedy)
     sources: Sequence[Any] = open_stores(options.store) if not options.from_log else ()
     sources = sources or [Trails(options.from_log, zone, options.verbose)]
     query = query_of(options, sources)
@@ -2284,7 +2384,9 @@ def sessions(words: Sequence[str]) -> int:
     gateways = any(history.gateway for history in histories)
     items: Any = stream
     names = (*["gateway"] * gateways, *SESSION_FIELDS)
-    columns = columns_of("summary" if options.summary else "by" if options.by else "sessions", zone, now, gateways)
+    twins = twins_of(who for source in sources for who in source.named())
+    layout = "summary" if options.summary else "by" if options.by else "sessions"
+    columns = columns_of(layout, zone, now, gateways, twins)
     if options.by:
         items, names = list(add_up_by(options.by, stream, histories, period, zone)), Usage._fields
     elif options.summary:
@@ -2293,20 +2395,22 @@ def sessions(words: Sequence[str]) -> int:
             pairs = [store.apart(query, now, period) for store in sources]
             batches = [batch for found, _ in pairs for batch in found]
             stream = merge(*(others for _, others in pairs), key=BEGINNING)
-        totals, total = add_up(stream, histories, period, batches)
+        whole = not (query.reasons or query.address or query.shortest or query.last)
+        totals, total = add_up(stream, histories, period, batches, whole)
         items = [*sorted(totals, key=lambda t: (not t.name, t.name, t[:3])), total]
         names = Total._fields if gateways else Total._fields[1:]
     if options.format == "html":
         if all(source.is_watching(now) for source in sources):  # the next reading tells of the time since the last one
             period = period._replace(until=min(period.until, max(history.watched.until for history in histories)))
         reconfigure(encoding="utf-8")  # as the page says, whatever the locale
+        notes += [note for history in histories for note in history.notes]
         sys.stdout.writelines(page(stream, histories, period, now, zone, options.lang == "zh", notes))
         return 0
     if table and sums:
-        layout = Table(columns, items)
-        layout.show(items)
+        shown = Table(columns, items)
+        shown.show(items)
         notes += [text for flag, text in MARKS.items() if any(getattr(item, flag, False) for item in items)]
-        notes += layout.notes
+        notes += shown.notes
     elif table:
         notes += show_sessions(stream, sorted(gaps, key=BEGINNING), columns, zone)
     else:
@@ -2315,9 +2419,10 @@ def sessions(words: Sequence[str]) -> int:
             write_json(rows)
         else:
             write_csv(names, rows)
-        notes += ["In %s nobody watched: the table shows them." % counted(len(gaps), "period")] * bool(gaps)
+    if gaps and (options.summary or not table):
+        notes.append("In %s nobody watched: the table of the sessions shows when." % counted(len(gaps), "period"))
     for source, history in zip(sources, histories):
-        if table or not source.is_watching(now):
+        if table or not source.is_watching(now) or -FOREVER < period.since < history.watched.since:
             notes.append(watched_text(history, source.is_watching(now), zone))
         notes += history.notes
     show_notes(notes, table)
@@ -2376,7 +2481,7 @@ def names(words: Sequence[str]) -> int:
     if os.path.lexists(settings.state_path):
         peers: Iterable[Key] = Store("", settings.state_path).names
     else:
-        peers = decide_by_wg(*load_table(None, wg_monitor.moment()), run_wg())
+        peers = decide_by_wg(*load_table(None, wg_monitor.moment()), run_wg()).present or ()
     keys = {key for _, key in peers}
     entries = list(entries_of(settings.peer_names, keys, notes))
     if options.json:
@@ -2435,7 +2540,8 @@ unknown = end unknown | 结束原因不明; unrecorded = end not recorded | 未�
 unwatched = not watched | 未监控; blind = a part of it not watched | 其中一段未监控
 stopped = the monitor was stopped | 监控程序已停止; stalled = the monitor stood still | 监控程序停滞
 failed = wg failed | wg 运行失败; late = wg was slow | wg 响应过慢; replaced = the store was replaced | 状态库被替换
-unreadable = the interface could not be read | 接口无法读取; before = nothing was recorded yet | 尚无记录
+unreadable = the interface could not be read | 接口无法读取
+excluded = INTERFACE named others | INTERFACE 未包含此接口; before = nothing was recorded yet | 尚无记录
 after = after the last reading | 最后一次读取之后; merged = {} sessions | {} 次会话; together = connected for {} | 共在线 {}
 traffic = received {}, sent {} | 接收 {}，发送 {}; more = and {} more | 及另外 {} 个
 nobody = Nobody was connected in this period. | 这段时间内没有人在线。
@@ -2802,7 +2908,8 @@ class Page:
         # For the script: hexadecimal numbers. Missing ones at the end are left out.
         host, _, port = (s.endpoints or ("",))[-1].rpartition(":")
         numbers: list[int | None] = [int(s.until) - int(s.start), ENDS.index(end_of(s))]
-        numbers += [self.hosts.setdefault(host, len(self.hosts)), int(port) if port.isdecimal() else None]
+        port = port if re.fullmatch("[0-9]{1,5}", port) else ""
+        numbers += [self.hosts.setdefault(host, len(self.hosts)), int(port) if port else None]
         numbers += [s.received, s.sent, len(s.endpoints[1:]) or None, 1 if s.unwatched else None]
         return ".".join("" if n is None else "%x" % n for n in numbers).rstrip(".")
 
@@ -2868,7 +2975,8 @@ class Page:
         # When nobody watched, and what to say about it.
         history, unwatched = self.sources[place[0]], self.texts["unwatched"]
         found = [(self.begin, history.watched.since, "before"), (history.watched.until, self.end, "after")]
-        found += [(gap.start, gap.stop, gap.why) for gap in history.gaps if gap.interface in (None, place[1])]
+        gaps = (gap for gap in history.gaps if not place[1] or gap.interface in (None, place[1]))
+        found += [(gap.start, gap.stop, gap.why) for gap in gaps]
         inside = sorted((max(start, self.begin), min(stop, self.end), why) for start, stop, why in found)
         words = ((a, b, [unwatched, self.span(a, b), self.texts.get(why, "")]) for a, b, why in inside if a < b)
         return [(start, stop, " · ".join(filter(None, said))) for start, stop, said in words]
@@ -2881,9 +2989,11 @@ class Page:
         found = {t[:3]: printable(t.name, 64) or printable(wg_monitor.short_key(t.peer)) for t in totals}
         times = Counter((who[:2], name) for who, name in found.items())
         self.labels = {w: safe(n if times[w[:2], n] == 1 else "%s %s" % (n, w[2][:8])) for w, n in found.items()}
-        self.places = {t[:2]: safe(text["place"].format(*t[:2]) if t.gateway else t[1]) for t in totals}
+        # Without a session: all interfaces, "".
+        places = dict.fromkeys(t[:2] for t in totals) or [(gateway, "") for gateway in self.sources]
+        self.places = {p: safe(text["place"].format(*p) if p[0] and p[1] else p[0] or p[1]) for p in places}
         self.blind = {place: self.blind_times(place) for place in self.places}
-        stretches = [watched(self.sources[place[0]], place[1], edges) for place in self.places]
+        stretches = [watched(self.sources[place[0]], place[1] or None, edges) for place in self.places]
         share = sum(overlap(parts, *edges) for parts in stretches) / max(1, len(stretches)) / (self.end - self.begin)
         online = [bars[-1][0].until for bars in self.rows.values() if bars[-1][0].state == ONLINE]
         self.lines = [*self.ticks(), *((moment, moment, text["now"], "n") for moment in sorted(online)[-1:])]
@@ -2902,7 +3012,8 @@ class Page:
         labelled = zip(("seen", "now", "sessions", "hours", "received", "sent", "watched"), numbers)
         shown = ("<div><dt>%s<dd>%s%s<small>%s</small></div>" % (text[n], *v.partition(" ")) for n, v in labelled)
         return {
-            "places": ", ".join(self.places.values()) or "WireGuard", "dates": self.dates, "numbers": shown,
+            "places": ", ".join(filter(None, self.places.values())) or "WireGuard",
+            "dates": self.dates, "numbers": shown,
             "offsets": ", ".join(dict.fromkeys("UTC" + self.zone.rfc3339(moment)[-6:] for moment in offsets)),
             "density": "dense" if len(totals) > 40 else "", "labels": self.scale(), "timeline": self.timeline(),
             "legend": self.legend(there), "peer_rows": self.peer_rows(totals), "session_rows": self.session_rows(),
@@ -2942,7 +3053,7 @@ class Page:
                 words = self.labels[who], safe(who[2]), self.labels[who], dot, "".join(map(self.bar, self.rows[who]))
                 yield "<li><div class=name title='%s\n%s'><bdi>%s</bdi>%s</div><svg class=r>%s</svg>\n" % words
             yield "</ol></section>"
-        yield "" if self.places else "<p>%s</p>" % text["nobody"]
+        yield "" if self.labels else "<p>%s</p>" % text["nobody"]
 
     def bar(self, bar: tuple[Session, Ends]) -> str:
         (session, ends), several = bar, len(bar[1]) > 1
@@ -2998,7 +3109,8 @@ class Page:
         for who, start, code in self.codes:
             rows[who].append("%x.%s" % (start - before[who], code))
             before[who] = start
-        changes = [line[0] for line in self.lines if line[3] == "c"]
+        early = sorted({start for _, start, _ in self.codes if start < self.begin})  # they may have other offsets
+        changes = [*early, *[self.begin] * bool(early), *(line[0] for line in self.lines if line[3] == "c")]
         head = {
             "texts": self.texts, "ends": ENDS, "marks": MARKED, "gaps": list(self.blind.values()), "days": days,
             "begin": self.begin, "end": self.end, "base": base, "first": (self.day - date(1970, 1, 1)).days,
@@ -3103,7 +3215,7 @@ def metrics(words: Sequence[str]) -> int:
         print("wg_monitor: %s" % refusal, file=sys.stderr)
         store, (table, settings) = None, load_table(None, now, settings)
     try:
-        shown = decide_by_wg(table, settings, run_wg())
+        shown = decide_by_wg(table, settings, run_wg()).present or ()
     except Refusal as refusal:
         if store is None:  # nothing is known
             raise
@@ -3164,6 +3276,9 @@ def open_stores(texts: Sequence[str], needed: bool = True) -> list[Store]:
     again = [path for number, path in enumerate(paths) if path in paths[:number]]
     if again:  # every sum would count it twice
         raise Refusal("--store %s" % printable(again[0]), "it is named twice", "name it once")
+    given = [text.partition("=")[0] for text in texts if re.match("[^/=]+=", text)]
+    if len(set(given)) < len(given):
+        raise Refusal("--store", "two stores have the same name", "give each its own")
     twice = len({name for name, _ in pairs}) < len(pairs)
     return [Store(path if twice else name, path) for name, path in pairs]
 

@@ -104,7 +104,8 @@ def test_a_file_of_names_is_a_fault_while_it_cannot_be_read(place: Place) -> Non
     why = "the public key in line 9 is invalid, or not the only one of a [Peer]"
     monitor.see("[WARN] The names from %s stay as they are: %s" % (names, why))
     os.mkfifo(str(folder / "x.conf"))
-    monitor.see("[WARN] The names from %s/x.conf stay as they are: it is not a regular file of at most 16 MiB" % folder)
+    why = "neither a regular file of at most 16 MiB nor a directory that can be listed"
+    monitor.see("[WARN] The names from %s/x.conf stay as they are: %s" % (folder, why))
     device.settle()
     warnings = [line for line in monitor.trail() if line.startswith("[WARN]")]
     assert len(warnings) == 4 and PRIVATE_KEY[1:20] not in "".join(warnings)

@@ -185,7 +185,7 @@ OUTSIDE = {
 
 
 NO_PLACE = ("it is not under /var/log or /tmp", "choose a path there")
-NO_PATH = "is invalid: no default replaces it; use the absolute path of a file, without control characters"
+NO_PATH = "is invalid: no default replaces it; use an absolute path, without a slash at its end and control characters"
 
 
 @pytest.mark.parametrize("path", OUTSIDE.values(), ids=OUTSIDE.keys())

@@ -1078,6 +1078,14 @@ def test_a_trail_in_a_file_of_the_store_is_rejected(place: Place, path: Path, su
     assert not list(place.path.glob("state.db*")), "it created a file"
 
 
+def test_a_store_in_the_lock_of_the_trail_is_rejected(place: Place) -> None:
+    store = place.path / ".trail.lock"
+    monitor = place.start("--state-path", str(store), "--log-path", str(place.path / "trail"))
+    assert monitor.wait() == 2
+    assert "it or its lock is a file of the store" in "".join(monitor.console())
+    assert not store.exists()
+
+
 # --- More history -------------------------------------------------------------------------------------------------
 
 

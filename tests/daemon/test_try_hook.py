@@ -146,3 +146,15 @@ def test_a_flag_overrides_the_file_and_from_environment_replaces_it(place: Place
     assert Tried(place, "IFUP", "--from-environment", settings=missing, environment=environment).code == 0
     assert Tried(place, settings=missing, environment=environment).code == 2
     assert Tried(place, "--from-environment", settings="ON_CHANGE_SCRIPT=%s\n" % path).errors == Refused.NO_HOOK
+
+
+IGNORING = ["env", "--ignore-signal=CHLD"]
+
+
+def test_a_parent_that_ignores_the_ends_of_children_hides_none(place: Place) -> None:
+    """A child inherits that, and the kernel then forgets how its own children ended."""
+    path = place.script("hook", "exit 7\n")
+    done = command_line("test-hook", "--on-change-script", str(path), behind=[*place.enter(), *IGNORING])
+    assert done.returncode == 1 and "exited with status 7" in done.stdout + done.stderr
+    done = command_line("check", behind=[*place.enter(), *IGNORING])
+    assert "Traceback" not in done.stderr

@@ -347,3 +347,54 @@ def test_a_peer_that_is_removed_from_its_file_as_well_has_its_last_line_with_its
     give(machine.monitor, dump("wg0"))
     removed = [line.split(" (")[0] for line in machine.lines() if line.startswith("REMOVED")]
     assert removed == ["REMOVED [wg0] Ann " + short_key(key("ann")), "REMOVED [wg0] " + short_key(key("bob"))]
+
+
+def test_a_slow_run_of_wg_that_began_before_a_step_tells_no_second_one(machine: Machine) -> None:
+    """Several run at once while one interface hangs."""
+    machine.start()
+    machine.watch(60)
+    monitor = machine.monitor
+    assert monitor is not None
+    monitor.round.names = frozenset(("wg0", "wg1", ""))
+    slow = Moment(machine.wall, machine.boot)
+    machine.wall += HOUR_S
+    for began, name in ((None, "wg0"), (slow, "wg1"), (None, "wg0")):
+        machine.pass_time(3)
+        text = dump(name, P("ann" if name == "wg0" else "bob"))
+        at = began or Moment(machine.wall, machine.boot)
+        monitor.take(wg_monitor.Answer(len(text), "", "", at), [text.encode()], name)
+    told = [line.partition("[WARN] ")[2] for line in lines_of(machine.trail) if "wall clock" in line]
+    assert told == ["The wall clock was set forward by 1h 0m"]
+
+
+def test_a_step_while_wg_runs_shortens_no_delay_of_a_hook(machine: Machine) -> None:
+    machine.start(on_change_script="/bin/true", script_delay=300)
+    machine.watch(60)
+    monitor = machine.monitor
+    assert monitor is not None
+    machine.pass_time(200)
+    began = Moment(machine.wall, machine.boot)
+    machine.wall += HOUR_S
+    machine.pass_time(2)
+    text = dump("wg0", P("ann", shook=int(machine.handshake - START.wall), rx=machine.received))
+    monitor.take(wg_monitor.Answer(len(text), "", "", began), [text.encode()])
+    (until,) = [until for _, until in monitor.hooks.queue.held.values()]
+    assert machine.boot + 290 <= until <= machine.boot + 300
+    monitor.hooks.queue.waiting.clear()
+
+
+def test_the_fault_of_a_full_queue_ends_although_no_hook_is_left_to_run(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All peers returned in time."""
+    monkeypatch.setattr(wg_monitor, "HOOKS_WAITING_MAX", 2)
+    machine.start(on_change_script="/bin/true", script_delay=300, script_events=frozenset({"OFFLINE"}))
+    monitor = machine.monitor
+    assert monitor is not None
+    for _, age in enumerate((10, 1000, 5, 4, 3)):
+        machine.pass_time(30)
+        shook = machine.wall - START.wall - age
+        give(monitor, dump("wg0", *[P(name, shook=int(shook)) for name in ("ann", "bob", "cy")]))
+        monitor.start_hooks()
+    assert not monitor.hooks.queue.waiting and "queue" not in monitor.faults
+    assert any("1 hook run was dropped; none is waiting now" in line for line in lines_of(machine.trail))

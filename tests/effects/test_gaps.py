@@ -30,6 +30,12 @@ CASES = [
     Case("nothing", []),
     Case("an interface that was down was watched", [], down=(600, 1200)),
     Case("an interface that cannot be read", [("wg1", 570.0, 1230.0, "unreadable")], hung=(600, 1200)),
+    Case(
+        "an interface that goes while it cannot be read",
+        [("wg1", 570.0, 1230.0, "unreadable")],
+        hung=(600, 1200),
+        down=(1230, 1500),
+    ),
     Case("an interface that answers too late", [("wg1", 570.0, 720.0, "late")], alone=(600, 690)),
     Case("an interface that answers in time after all", [], alone=(600, 600)),
     Case("wg fails", [(None, 570.0, 1230.0, "failed")], failed=(600, 1200)),
@@ -90,3 +96,34 @@ def test_each_gap_is_told_once(case: Case, tmp_path: Path, monkeypatch: pytest.M
                 give(run.monitor, shown[second], unreadable("wg1") if within(second, case.hung) else "")
     found = query(tmp_path / "state.db", GAPS)
     assert [(name, start - at(0).wall, stop - at(0).wall, why) for name, start, stop, why in found] == case.gaps
+
+
+@pytest.mark.parametrize("politely", [True, False], ids=["stopped", "killed"])
+def test_a_run_that_ends_while_an_interface_cannot_be_read(
+    politely: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one knows since when nobody watched it."""
+    now = [at(0)]
+    monkeypatch.setattr(wg_monitor, "moment", lambda: now[0])
+    monkeypatch.setattr(wg_monitor, "boot_id", lambda: "boot")
+    run = Run(str(tmp_path), chosen())
+    for second in range(0, 3000, 30):
+        now[0] = at(second)
+        if second == 1500:
+            run.end(politely)
+        if 1500 <= second < 1590:
+            continue
+        if second == 1590:
+            run = Run(str(tmp_path), chosen())
+        run.monitor.turned = now[0].boot
+        if second == 900:
+            run.monitor.checkpoint = 0.0  # it is due: a run that is killed before the first one leaves no trace of it
+        here = [dump(name, P(who, second - second % 120 - 10, 100, 50)) for name, who in (("wg0", "ann"), ("wg1", "bob"))]
+        hung = 600 <= second < 1590
+        give(run.monitor, here[0] if hung else "".join(here), unreadable("wg1") if hung else "")
+    run.end(True)
+    found = query(tmp_path / "state.db", GAPS)
+    gaps = [(name, start - at(0).wall, stop - at(0).wall, why) for name, start, stop, why in found]
+    assert gaps == [("wg1", 570.0, 1470.0, "unreadable"), (None, 1470.0, 1590.0, "stopped")]
+    sessions = query(tmp_path / "state.db", "SELECT interface, unwatched FROM sessions ORDER BY interface")
+    assert sessions == [("wg0", 120.0), ("wg1", 1020.0)]

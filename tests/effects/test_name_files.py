@@ -1,5 +1,6 @@
 """The files of PEER_NAMES: which ones are read, when they are read again, and what stays when one cannot be read."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from values import PRIVATE_KEY, ids
 from wg_monitor import Names
 
 ANN, BOB, EVE = (letter * 42 + "A=" for letter in "abe")
-NO_FILE = "it is not a regular file of at most 16 MiB"
+NO_FILE = "neither a regular file of at most 16 MiB nor a directory that can be listed"
 PEER = "# %s\n[Peer]\nPublicKey = %s\n\n"
 
 
@@ -271,3 +272,15 @@ def test_the_name_of_a_file_cannot_forge_a_line(tmp_path: Path) -> None:
     (tmp_path / "a\n2026-11-23\x1b.conf").write_text("?")
     (said,) = told(Names([str(tmp_path)]))
     assert "\n" not in said and "\x1b" not in said
+
+
+def test_a_directory_that_cannot_be_listed_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> List[str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    (tmp_path / "wg0.conf").write_text(PEER % ("ann", ANN))
+    names = Names([str(tmp_path)])
+    assert look(names) == {ANN: "ann"}
+    monkeypatch.setattr(wg_monitor.os, "listdir", refuse)
+    assert told(names) == ["The names from %s stay as they are: %s" % (tmp_path, NO_FILE)]
+    assert names.known == {ANN: "ann"}

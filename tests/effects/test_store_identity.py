@@ -426,7 +426,7 @@ def replaced(request: Any, path: Path) -> Iterator[Watcher]:
 def test_nothing_is_written_into_what_took_its_place(
     replaced: Watcher, path: Path, name: str, write: Callable[[Watcher], Any]
 ) -> None:
-    with pytest.raises(StoreFault, match="it was deleted or replaced") as fault:
+    with pytest.raises(StoreFault, match="it or a file beside it was deleted or replaced") as fault:
         write(replaced)
     assert not fault.value.damaged
     assert query(path, "SELECT max(seq) FROM events") == [(2,)]
@@ -435,7 +435,7 @@ def test_nothing_is_written_into_what_took_its_place(
 
 
 def test_the_log_of_the_former_file_is_not_played_into_what_took_its_place(replaced: Watcher, path: Path) -> None:
-    with pytest.raises(StoreFault, match="it was deleted or replaced"):
+    with pytest.raises(StoreFault, match="it or a file beside it was deleted or replaced"):
         replaced.save([], at(20))
     assert query(path, "SELECT count(*) FROM events") == [(2,)]
     assert not replaced.store.open(), "it has to be loaded"
@@ -457,7 +457,7 @@ def test_the_former_file_has_everything_if_somebody_keeps_it(path: Path, way: st
         path.rename(kept)
         if way == "deleted":
             kept.unlink()
-        with pytest.raises(StoreFault, match="it was deleted or replaced"):
+        with pytest.raises(StoreFault, match="it or a file beside it was deleted or replaced"):
             watcher.save([], at(20))
         assert not os.path.exists(str(path) + "-wal") and not os.path.exists(str(path) + "-shm")
         assert not watcher.store.open()
@@ -477,7 +477,7 @@ def test_a_log_that_came_with_what_took_its_place_is_played(path: Path, tmp_path
         watcher.see(ONE, at(10))
         for suffix in ("-wal", ""):
             os.rename(str(other) + suffix, str(path) + suffix)
-        with pytest.raises(StoreFault, match="it was deleted or replaced"):
+        with pytest.raises(StoreFault, match="it or a file beside it was deleted or replaced"):
             watcher.save([], at(20))
         assert not watcher.store.open()
         assert query(path, "SELECT count(*) FROM events") == [(2,)]
@@ -491,14 +491,14 @@ def test_a_reading_that_is_noted_beside_a_file_that_is_gone_is_a_fault(path: Pat
         watcher.store.take_note(2, 1, at(0))
         path.unlink()
         watcher.store.take_note(3, 1)
-        with pytest.raises(StoreFault, match="it was deleted or replaced") as fault:
+        with pytest.raises(StoreFault, match="it or a file beside it was deleted or replaced") as fault:
             watcher.store.take_note(3, 1, at(30))
         assert not fault.value.damaged
 
 
 def test_a_damaged_file_in_its_place_is_damaged_before_it_is_loaded(replaced: Watcher, path: Path) -> None:
     """The pages of a table that nobody reads at a load."""
-    with pytest.raises(StoreFault, match="it was deleted or replaced"):
+    with pytest.raises(StoreFault, match="it or a file beside it was deleted or replaced"):
         replaced.save([], at(20))
     ((page,),) = query(path, "SELECT rootpage FROM sqlite_master WHERE name = 'addresses'")
     query(path, "PRAGMA wal_checkpoint(TRUNCATE)")

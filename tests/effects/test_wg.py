@@ -1,5 +1,6 @@
 """One run of wg: real processes that print, fail or hang, and the answer that the monitor makes of them."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Iterator
@@ -93,3 +94,22 @@ def test_the_output_about_one_interface_gets_its_column(probe: Probe) -> None:
     assert len(blocks) > 1
     assert b"".join(blocks) == b"wg0\tprivate\tpublic\nwg0\t" + b"x" * 70_000 + b"\nwg0\tlast\tline\n"
     probe.clear()
+
+
+def test_a_file_that_cannot_be_made_leaves_no_other_one_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def make() -> int:
+        calls.append(1)
+        if len(calls) > 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real()
+
+    real = wg_monitor.anonymous_file
+    monkeypatch.setattr(wg_monitor, "anonymous_file", make)
+    probe = wg_monitor.Probe("/bin/false")
+    held = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with pytest.raises(OSError):
+            probe.start("all", "dump")
+    assert len(os.listdir("/proc/self/fd")) == held + 1

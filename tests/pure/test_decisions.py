@@ -992,8 +992,20 @@ STEPS = [
     Call(
         "any time between two runs is a gap",
         "gaps_of",
-        (changed(table_of(), seen={"wg0": 10.0}, watched=7.0), ["wg0", "wg1"], Moment(0.0, 12.0), 61.0),
+        (changed(table_of(wg0=UP, wg1=UP), seen={"wg0": 10.0}, watched=7.0), ["wg0", "wg1"], Moment(0.0, 12.0), 61.0),
         {"wg1": 5.0},
+    ),
+    Call(
+        "what the run before could not read at its end is a longer one",
+        "gaps_of",
+        (changed(table_of(wg0=UP, wg1=UP), watched=7.0, unread={"wg1": 4.0}), ["wg0", "wg1"], Moment(0.0, 12.0), 61.0),
+        {"wg0": 5.0, "wg1": 9.0},
+    ),
+    Call(
+        "an interface that was not there was not unwatched",
+        "gaps_of",
+        (changed(table_of(wg0=UP), watched=7.0), ["wg0", "wg2"], Moment(0.0, 12.0), 61.0),
+        {"wg0": 5.0},
     ),
     Call(
         "an interface that was down was watched",

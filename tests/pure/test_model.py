@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 import pytest
 
@@ -68,13 +68,16 @@ class Expected:
         self.watched = math.inf  # boot time of the last reading before this run
         self.last: Optional[Moment] = None  # the last reading
         self.happened: List[Happening] = []
-        self.on_disk: Tuple[Any, ...] = ({}, {}, {}, None, NEVER)
+        self.hidden: Set[str] = set()  # links that could not be read at the last reading
+        self.walls: Dict[str, float] = {}  # wall clock at the last reading of a link
+        self.unread: Dict[str, float] = {}  # for how long before `watched` the run before had not read a link
+        self.on_disk: Tuple[Any, ...] = ({}, {}, {}, None, NEVER, {})
 
     # State that outlives a run
 
     def save(self, now: Moment, every: bool) -> None:
         """Saves what the store has: every peer at a checkpoint, the peers with events at any other save."""
-        peers, _, _, _, complete = self.on_disk
+        peers, _, _, _, complete, _ = self.on_disk
         touched = {(event["interface"], event["peer"]) for event in self.happened if "peer" in event}
         for identity in peers.keys() | self.peers.keys() if every else touched:
             peers.pop(identity, None)
@@ -84,10 +87,10 @@ class Expected:
                 peers[identity] = copy.deepcopy(record)
         if every and self.last is not None:
             complete = self.last.boot
-        self.on_disk = (peers, dict(self.links), dict(self.read), self.last, complete)
+        self.on_disk = (peers, dict(self.links), dict(self.read), self.last, complete, dict(self.walls))
 
     def restart(self, rebooted: Optional[Moment]) -> None:
-        peers, links, read, saved, complete = copy.deepcopy(self.on_disk)
+        peers, links, read, saved, complete, self.walls = copy.deepcopy(self.on_disk)
         self.peers, self.links = peers, links
         if rebooted is not None:
             self.last, complete = saved, NEVER  # the small file with the last reading belongs to another boot
@@ -95,6 +98,9 @@ class Expected:
         self.first = True
         self.seen = {}
         self.watched = math.inf if self.last is None else self.last.boot
+        self.unread, self.hidden = {}, set()
+        if saved is not None and self.last is not None:
+            self.unread = {link: self.last.wall - self.walls[link] for link in self.blind_at(saved)}
         if rebooted is not None and self.last is not None:
             self.watched = rebooted.boot - max(0.0, rebooted.wall - self.last.wall)
         if rebooted is not None:
@@ -107,12 +113,17 @@ class Expected:
                 record.ended = Moment(record.ended.wall, zero + record.ended.wall)
                 if record.session is not None:
                     record.session.began = zero + record.session.start
-            self.on_disk = (copy.deepcopy(self.peers), dict(links), read, self.last, complete)
+            self.on_disk = (copy.deepcopy(self.peers), dict(links), read, self.last, complete, dict(self.walls))
+
+    def blind_at(self, saved: Moment) -> List[str]:
+        """The links that could not be read at the last save, as far as the store shows."""
+        limit = saved.wall - 2 * self.settings.interval - 1
+        return [link for link, up in self.links.items() if up and self.walls[link] < limit]
 
     def take_gap(self, link: str, sessions: List[Session], now: Moment) -> None:
         """Adds the time since the link was last read, if it is too long, to the sessions that were open then and span
         it: open ones, and those with a sign of life after its beginning."""
-        gap = now.boot - self.seen.get(link, self.watched)
+        gap = now.boot - self.seen.get(link, self.watched - self.unread.get(link, 0.0))
         if gap > (2 * self.settings.interval + 1 if link in self.seen else 0):
             for session in sessions:
                 if session.identity[0] == link and (not session.figures or session.figures[0] > now.wall - gap):
@@ -167,6 +178,8 @@ class Expected:
         for link, up in list(self.links.items()):
             if up and link not in links and link not in hidden and not unclear:
                 self.go_down(link, now)
+                if link in self.hidden:
+                    self.take_gap(link, before, now)
         for identity in list(self.peers):
             link, peer = identity
             if link in links and not unclear and link not in invalid:
@@ -180,12 +193,14 @@ class Expected:
         for link in links:
             self.take_gap(link, before, now)
             self.links[link] = True
+            self.walls[link] = now.wall
             if not unclear and link not in invalid:
                 self.read[link] = now.boot
         if self.first:
             for link in hidden:
-                self.links.setdefault(link, True)
-        self.first, self.last = False, now
+                if link not in self.links:
+                    self.links[link], self.walls[link] = True, now.wall
+        self.first, self.last, self.hidden = False, now, hidden - invalid
         return self.happened
 
     def go_down(self, link: str, now: Moment) -> None:

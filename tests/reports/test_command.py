@@ -122,7 +122,8 @@ def test_the_monitoring_check_of_the_page(store: Path, tmp_path: Path) -> None:
     for name, command in (("wg-monitor", program), ("mail", "cat; echo to $3")):
         (tools / name).write_text("#!/bin/sh\nexec %s\n" % command if name != "mail" else "#!/bin/sh\n%s\n" % command)
         (tools / name).chmod(0o755)
-    query(store, "UPDATE monitor SET wall = %d" % time.time())  # the last reading of a monitor that runs
+    for table in ("monitor", "interfaces"):
+        query(store, "UPDATE %s SET wall = %d" % (table, time.time()))  # the last reading of a monitor that runs
     (store.parent / "state.db.last").unlink()
     for name, said in ((key("bob"), ""), ("alice-laptop", "alice-laptop is offline"), ("nobody", "nobody is offline")):
         done = subprocess.run(

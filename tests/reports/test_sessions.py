@@ -274,7 +274,7 @@ def test_what_a_program_reads_has_no_notes_between_and_the_terminal_has_them(tmp
         answer = sessions(path, "--format", "json", "--since", "22:16:30")
         assert (len(json.loads(answer.out)), answer.err) == (2, "")
         answer = sessions(path, "--format", "csv")
-        assert answer.err == "wg_monitor: In 1 period nobody watched: the table shows them.\n"
+        assert answer.err == "wg_monitor: In 1 period nobody watched: the table of the sessions shows when.\n"
     answer = sessions(path, "--format", "json", "--since", "22:16:30")
     assert answer.err == "wg_monitor: Watched from 2023-11-14 22:13:20 to 2023-11-14 22:16:50, and not since.\n"
 

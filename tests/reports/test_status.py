@@ -108,7 +108,7 @@ def test_how_old_the_answer_is(tmp_path: Path) -> None:
     [path] = story(tmp_path / "state.db")
     assert status(path, now=9000).lines[0] == "wg0  1 of 2 were online, no monitor runs, last reading 2h 26m ago"
     with Watcher(path):  # a monitor has started, and has read nothing yet
-        text = "wg0  1 of 2 were online, the monitor reads nothing, last reading 2h 26m ago"
+        text = "wg0  1 of 2 were online, the monitor reads nothing or cannot save it, last reading 2h 26m ago"
         assert status(path, now=9000).lines[0] == text
 
 

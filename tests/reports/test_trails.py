@@ -33,7 +33,7 @@ ANN, BOB = "AbC1dEf2...4xYz567=", "BbC1dEf2...4xYz567="
 START = "10:00:00 Monitor started | Interval: 30s, Threshold: 180s, Stats: 3600s"
 STOP = "Monitor stopped | Watched: 1h 0m, Readings: 120 (0 failed), Events: 3"
 WHOLE = "AbC1dEf2aaaaaaaaaaaaaaaaaaaaaaaaaaa%s4xYz567="
-HANDSHAKES = "Sessions that may have lasted longer, since text lines show handshakes only: %d."
+HANDSHAKES = "Sessions of these trails that may have lasted longer, since text lines show handshakes only: %d."
 Content = Union[str, bytes]
 EVENT: Dict[str, Any] = {
     "seq": 4, "time": "2023-10-27T12:09:00+02:00", "event": "OFFLINE", "interface": "wg0", "peer": WHOLE % "a",
@@ -346,7 +346,7 @@ def test_the_older_tool(seed: int, tmp_path: Path) -> None:
     for _ in range(6):
         tool.live()
     trails = rebuilt(tmp_path, "\n".join(tool.lines) + "\n")
-    assert trails.notes[0].startswith("Sessions that may have lasted longer") and len(trails.notes) == 1
+    assert trails.notes[0].startswith("Sessions of these trails that may have lasted longer") and len(trails.notes) == 1
     ended = [(s.peer, s.start, s.until) for s in trails.sessions(Query(), 0.0, Period()) if s.state == "ended"]
     assert sorted(ended) == sorted((peer, start, end) for peer, start, end in tool.sessions)
     still = [(s.peer, s.start) for s in trails.sessions(Query(), 0.0, Period()) if s.state == "unknown"]
@@ -430,7 +430,7 @@ def test_lines_that_do_not_parse_are_counted_and_shown_with_verbose(
     torn = [DAY + on("11:31:00")[:70], "\x1b[2Jhello\u202e", '{"event": "ONLINE"}', "[" * 9000, "{" * 9000, '{"time": 5}', "5"]
     trails = rebuilt(tmp_path, text(*STORY) + "\n".join(torn) + "\n", verbose=True)
     assert told(trails) == SESSIONS
-    assert trails.notes[0] == "Lines that do not parse and do not count: 7. --verbose shows them."
+    assert trails.notes[0] == "Lines that do not parse and do not count: 7."
     said = capsys.readouterr().err.splitlines()
     assert said[1] == "wg_monitor: %s, line 10 does not parse: ?[2Jhello?" % trails.path
     assert len(said) == 7 and all(line.isprintable() and len(line) < 400 for line in said)

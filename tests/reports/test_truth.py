@@ -200,10 +200,17 @@ class Chronicle(History):
         found: Dict[Identity, Record] = self.expected.on_disk[0]
         return found
 
+    @property
+    def unread(self) -> Dict[str, float]:
+        """Since when an interface cannot be read, as far as the store shows."""
+        _, links, _, saved, _, walls = self.expected.on_disk
+        limit = -math.inf if saved is None else saved.wall - 2 * self.settings.interval - 1
+        return {link: walls[link] for link, up in links.items() if up and walls[link] < limit}
+
     def facts(self) -> List[Fact]:
         """All sessions, those of a peer in their order."""
         found = []
-        watched = self.world.now.wall if self.running and not self.late else -math.inf
+        unread, now = self.unread, self.world.now.wall if self.running and not self.late else -math.inf
         for s in self.expected.sessions:
             seen, _, length, received, sent, endpoints, reason = s.figures
             ips = self.ips[s.identity, s.start]
@@ -216,13 +223,16 @@ class Chronicle(History):
         for identity, record in self.saved.items():
             session = record.session
             if session is not None:
-                numbers = (self.last.boot - session.began, record.rx - session.rx, record.tx - session.tx)
+                until = unread.get(identity[0], self.last.wall)
+                watched = now if until == self.last.wall else -math.inf
+                length = max(0.0, self.last.boot - session.began - (self.last.wall - until))
+                numbers = (length, record.rx - session.rx, record.tx - session.tx)
                 ips = self.ips[identity, session.start]
                 name = getattr(session, "name", None) or None
                 reason = None if watched > -math.inf else "unknown"
                 rest = (session.unwatched, reason, name, watched, self.ips[identity, session.start])
                 ends = " ".join(session.endpoints)
-                found.append(Fact._make((identity, session.start, self.last.wall, False, *numbers, ends, *rest)))
+                found.append(Fact._make((identity, session.start, until, False, *numbers, ends, *rest)))
         return found
 
     def holders(self, address: str) -> List[Dict[str, Set[Identity]]]:
@@ -392,13 +402,13 @@ def ask_status(chronicle: Chronicle) -> None:
     rows, code = command(chronicle, "status")
     assert code == 0
     expected = {}
-    seen = chronicle.running and not chronicle.late
+    seen, unread = chronicle.running and not chronicle.late, chronicle.unread
     for identity, record in chronicle.saved.items():
         session = record.session
         since = session.start if session else record.ended.wall if record.ended.wall > 0 else record.shown or None
         numbers = (record.rx - session.rx, record.tx - session.tx) if session else (None, None)
         expected[identity] = (
-            session is not None if seen else None, getattr(record, "name", "") or None,
+            session is not None if seen and identity[0] not in unread else None, getattr(record, "name", "") or None,
             None if since is None or not record.shown else math.floor(since), record.endpoint or None, record.ips,
             record.shown or None, *numbers,
         )  # fmt: skip
@@ -413,7 +423,8 @@ def ask_status(chronicle: Chronicle) -> None:
     assert {seconds(row["last_reading"]) for row in rows} <= {math.floor(chronicle.last.wall)}
     for (_, peer), _ in sorted(expected.items()):
         others = [state for (_, other), (state, *_) in expected.items() if other == peer]
-        assert command(chronicle, "status", "--peer", peer)[1] == (0 if all(others) else 3 if seen else 1)
+        code = 3 if False in others else 1 if None in others else 0
+        assert command(chronicle, "status", "--peer", peer)[1] == code
 
 
 # --- Sums ---------------------------------------------------------------------------------------------------------
