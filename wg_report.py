@@ -1900,9 +1900,7 @@ def twins_of(items: Iterable[tuple[str, str, str]]) -> frozenset[tuple[str, str,
     return frozenset(item for item, count in Counter(items).items() if count > 1)
 
 
-def columns_of(
-    layout: str, zone: Zone, now: float, gateways: bool = False, twins: AbstractSet[Any] = frozenset()
-) -> list[Column]:
+def columns_of(layout: str, zone: Zone, now: float, gateways: bool = False, twins: Iterable[Any] = ()) -> list[Column]:
     def whose(item: Any, text: Callable[[str], str]) -> str:
         key = item.peer[:8] + "..." if len(item.peer) > 40 else item.peer  # which a text trail has shortened
         name = text(printable(item.name, 64))
@@ -1939,7 +1937,7 @@ def columns_of(
         Column("HANDSHAKE", lambda p: ago(p.handshake) + " ago" * bool(p.handshake), colour=CYAN),
         Column("CONNECTED", lambda s: zone.stamp(s.start), lambda s: zone.stamp(s.start)[:16]),
         Column("UNTIL", until, partial(until, brief=True)),
-        Column("LENGTH", lambda s: length_text(s.length), colour=CYAN),
+        Column("LENGTH", lambda s: length_text(round(s.length)), colour=CYAN),
         Column("ENDPOINT", endpoint),
         Column("TUNNEL ADDRESS", lambda s: printable(text_of(s.allowed_ips), 40)),
         Column("ENDED", lambda s: printable(s.reason)),
@@ -2384,7 +2382,7 @@ def sessions(words: Sequence[str]) -> int:
     gateways = any(history.gateway for history in histories)
     items: Any = stream
     names = (*["gateway"] * gateways, *SESSION_FIELDS)
-    twins = twins_of(who for source in sources for who in source.named())
+    twins = twins_of(who for source in sources for who in source.named()) if table else ()
     layout = "summary" if options.summary else "by" if options.by else "sessions"
     columns = columns_of(layout, zone, now, gateways, twins)
     if options.by:

@@ -35,9 +35,11 @@ Complete = Callable[..., List[str]]
 def with_program(directory: Path, text: str) -> Complete:
     """Completes words where `wg-monitor` is this script. To bash, each sign of --flag=value is a word."""
     need("bash", root=False)
-    program = directory / "wg-monitor"
-    program.write_text("#!/bin/sh\n" + text)
-    program.chmod(0o755)
+    # The program's own limit of three seconds is a person's patience, and too short on a busy machine.
+    for name, script in (("wg-monitor", text), ("timeout", 'shift\nexec "$@"\n')):
+        program = directory / name
+        program.write_text("#!/bin/sh\n" + script)
+        program.chmod(0o755)
 
     def complete(*words: str) -> List[str]:
         command = ["bash", "--norc", "-c", ASK, "bash", str(COMPLETION), "wg-monitor", *words]
@@ -69,7 +71,8 @@ def test_the_commands_are_those_of_the_program(complete: Complete) -> None:
     assert complete("") == ["check", "test-hook", *wg_monitor.REPORTS]
     assert complete("s") == ["status", "sessions"]
     assert complete("status", "") == []
-    assert complete("test-hook", "") == list(wg_monitor.EVENT_KINDS)
+    assert complete("test-hook", "") == complete("--script-events", "") == list(wg_monitor.EVENT_KINDS)
+    assert complete("sessions", "--peer", "ann", "") == []
 
 
 def test_the_monitor_and_check_have_its_flags(complete: Complete) -> None:
@@ -106,7 +109,8 @@ def test_values_of_the_monitors_flags_are_valid(complete: Complete) -> None:
 
 def test_files_are_offered_where_a_file_is_meant(complete: Complete, tmp_path: Path) -> None:
     (tmp_path / "trail.log").touch()
-    for words in (["--log-path"], ["--state-path", "="], ["metrics", "--output"], ["status", "--store", "gw", "="]):
+    for words in (["--log-path"], ["--state-path", "="], ["metrics", "--output"], ["status", "--store", "gw", "="],
+                  ["sessions", "--from-log", "a.gz"], ["sessions", "--from-log", "a", "b"], ["--peer-names"]):
         assert complete(*words, "trail") == ["trail.log"], words
 
 
