@@ -776,7 +776,7 @@ def test_no_crash_around_a_locked_store_loses_or_repeats_a_line(disk_place: Disk
                     story.die_anywhere()
         for seam in SEAMS_WITHOUT_A_STORE * 3:  # a busy machine may have missed one
             if seam not in story.hits:
-                story.die_without_a_store(seam, 1, PATIENCE_S, chance.uniform(0.3, 0.9))
+                story.die_without_a_store(seam, 1, PATIENCE_S, 5.0)
         restless.calm()
         story.finish()
     finally:

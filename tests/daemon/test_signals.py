@@ -14,6 +14,7 @@ from device import peer
 from expected import console_oddities, now, told
 from harness import (
     MODULE,
+    PATIENCE_S,
     Daemon,
     Place,
     alive,
@@ -147,7 +148,7 @@ def begin(place: Place, command: List[str]) -> "subprocess.Popen[str]":
         process.communicate()
         return None
 
-    return wait_for("Ctrl-C to have its default action during the start", attempt, patience_s=20)
+    return wait_for("Ctrl-C to have its default action during the start", attempt, patience_s=3 * PATIENCE_S)
 
 
 @pytest.mark.parametrize("start", ["the command", "the script"])
