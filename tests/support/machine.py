@@ -35,7 +35,7 @@ LATER = "wireguard-tools postfix prometheus-node-exporter".split()
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PACKAGES = "srv/packages"
-BOOTSTRAP_S = 300
+BOOTSTRAP_S = 900
 BOOT_S = 60
 
 
