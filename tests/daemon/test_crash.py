@@ -752,6 +752,7 @@ def test_no_crash_loses_repeats_or_tears_a_line(disk_place: DiskPlace) -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.once
 def test_no_crash_around_a_locked_store_loses_or_repeats_a_line(disk_place: DiskPlace) -> None:
     """Every other daemon finds its store locked. Each line of this trail says its number."""
     need("unshare", "wg")
@@ -850,6 +851,7 @@ def test_a_line_about_a_store_that_comes_back_has_its_number_even_after_a_kill(p
 
 
 @pytest.mark.heavy
+@pytest.mark.once
 def test_no_power_failure_loses_repeats_or_tears_a_line(disk_place: DiskPlace) -> None:
     """Trail and store lie on an ext4 that loses what was not flushed, and replays its journal at the next mount."""
     need("unshare", "wg")

@@ -58,6 +58,7 @@ def test_a_wide_note_does_not_wrap(store: Path) -> None:
     assert "".join(lines[1:]).startswith(name) and all(columns(line) <= 40 for line in lines)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("width", [80, 40])
 @pytest.mark.parametrize("words", COMMANDS)
 def test_on_a_real_terminal(tmp_path: Path, words: str, width: int) -> None:
@@ -98,6 +99,7 @@ GIVE_WAY = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("words", sorted(GIVE_WAY))
 def test_columns_give_way_in_one_order(store: Path, words: str) -> None:
     titles, gone = [], []
