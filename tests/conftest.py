@@ -12,8 +12,11 @@ from harness import Place, need
 from reports import story
 from values import zone
 
-# Whoever runs the tests may ignore it (nohup), and the programs under test would inherit that.
+# Whoever runs the tests may ignore them (nohup, and a shell for what it runs in the background), and the programs under
+# test would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

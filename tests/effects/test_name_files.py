@@ -281,6 +281,6 @@ def test_a_directory_that_cannot_be_listed_says_why(tmp_path: Path, monkeypatch:
     (tmp_path / "wg0.conf").write_text(PEER % ("ann", ANN))
     names = Names([str(tmp_path)])
     assert look(names) == {ANN: "ann"}
-    monkeypatch.setattr(wg_monitor.os, "listdir", refuse)
+    monkeypatch.setattr(os, "listdir", refuse)
     assert told(names) == ["The names from %s stay as they are: %s" % (tmp_path, NO_FILE)]
     assert names.known == {ANN: "ann"}

@@ -489,7 +489,8 @@ def check_share(chronicle: Chronicle, facts: Sequence[Fact]) -> None:
     rows, _ = command(chronicle, "sessions", "--summary")
     for row in rows[:-1]:
         mine = [fact for fact in facts if fact.identity == (row["interface"], row["peer"])]
-        dark = joined([(start, stop) for link, start, stop in gaps if link in (None, row["interface"])])
+        unread = [(since, chronicle.last.wall) for link, since in chronicle.unread.items() if link == row["interface"]]
+        dark = joined([*unread, *((start, stop) for link, start, stop in gaps if link in (None, row["interface"]))])
         lost = sum(common(dark, first, chronicle.last.wall))
         unwatched = sum(min(fact.unwatched, sum(common(dark, fact.start, fact.until))) for fact in mine)
         total = chronicle.last.wall - first - lost
