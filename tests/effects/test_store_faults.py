@@ -24,7 +24,7 @@ class Connection(sqlite3.Connection):
 
     commits_to_spoil = 0
 
-    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:  # type: ignore[override]
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
         cursor = super().execute(statement, *values)
         if statement == "COMMIT" and Connection.commits_to_spoil:
             Connection.commits_to_spoil -= 1
