@@ -755,7 +755,7 @@ class Store:
         self.open = {row[0]: row[1:] for row in ask("int real int int int int int int", statement)}
         statement = "SELECT interface, public_key, since, ips FROM allowed_ips ORDER BY number"
         self.changes = ask("text text real text?", statement)
-        statement = "SELECT interface, start, stop, why FROM unwatched WHERE stop > start ORDER BY start"
+        statement = "SELECT interface, start, stop, why FROM unwatched WHERE stop > start"
         self.gaps = [Gap(self.gateway, *gap) for gap in ask("text? real real text", statement)]
         statement = "SELECT start, interval, threshold, liveness, interfaces FROM runs ORDER BY number"
         runs = ask("real int int text text", statement)
@@ -764,9 +764,9 @@ class Store:
         for run, stop in zip(runs, [*(run[0] for run in runs[1:]), self.last]):
             self.gaps += excluded(self.gateway, known, run[4], Period(run[0], stop))
         # Interfaces that the monitor cannot read now: since when.
-        patience = 2 * self.rule[0] + 1 if self.rule else FOREVER
+        self.patience = 2 * self.rule[0] + 1 if self.rule else FOREVER  # the longest time between two readings
         walls = ask("text real", "SELECT name, wall FROM interfaces WHERE up")
-        self.unread = {name: at for name, at in walls if saved and saved[0][0] - at > patience}
+        self.unread = {name: at for name, at in walls if saved and saved[0][0] - at > self.patience}
         self.gaps += [Gap(self.gateway, name, at, self.last, "unreadable") for name, at in self.unread.items()]
         self.gaps.sort(key=BEGINNING)
         # The first time that somebody watched: the first run, or what pruning has left. Sessions may have begun before.
@@ -823,7 +823,7 @@ class Store:
 
     def is_watching(self, now: float) -> bool:
         # A monitor that runs may be blind.
-        return self.monitor and (self.rule is None or now - self.last <= 2 * self.rule[0] + 1)
+        return self.monitor and now - self.last <= self.patience
 
     def apart(self, query: Query, now: float, period: Period) -> tuple[list[Batch], Iterator[Session]]:
         """What a query asks for: the sessions that SQLite can add up, and the others."""
@@ -1739,9 +1739,13 @@ class Rebuilder:
             self.cut_those(lambda peer, _: peer.interface not in watched)
         self.first = at if self.first == -FOREVER else self.first
 
+    def unreadable(self) -> dict[str | None, float]:
+        # The interfaces that this run cannot read now: since when.
+        return {interface: told for (interface, why), told in self.faults.items() if why == "unreadable"}
+
     def end_faults(self, at: float) -> None:
         # At the end of a run: no line reports theirs.
-        self.unread = {interface: told for (interface, why), told in self.faults.items() if why == "unreadable"}
+        self.unread = self.unreadable()
         for interface, told in self.unread.items():
             self.add_gap(Gap("", interface, told, at, "unreadable"))
         if (None, "late") in self.faults:
@@ -1779,7 +1783,7 @@ class Rebuilder:
     def end_all(self, watching: bool) -> None:
         # `watching`: a monitor writes to the trail now, and its last reading shows that they are still online.
         self.settle()
-        unread = {interface: told for (interface, why), told in self.faults.items() if why == "unreadable"}
+        unread = self.unreadable()
         for peer in self.everyone():
             begun = peer.open
             if begun is not None:
@@ -2285,8 +2289,9 @@ def period_of(options: Any, now: float, zone: Zone) -> tuple[Period, list[str]]:
         until, other = since, note
     if begin and since > now:
         note += " " * bool(note) + "%s is later than now." % clean(begin)
-    after = parse_moment(begin, now, zone, end=True)[0] if begin and not options.present else -FOREVER
-    if since > until or since == until < after:  # a day begins when the day of --until ends
+    one = since == until and not options.present
+    # A day begins when the day before it ends.
+    if since > until or (one and since < parse_moment(begin, now, zone, end=True)[0]):
         found, why = "--since %s" % printable(begin), "it is later than --until %s" % printable(end)
         raise Refusal(found, why, "exchange them")
     return Period(since, until), [text for text in dict.fromkeys((note, other)) if text]
@@ -2357,14 +2362,14 @@ def sessions_parser() -> Any:
 
 def sessions(words: Sequence[str]) -> int:
     options = sessions_parser().parse_args(words)
-    table, sums = options.format == "table", options.summary or options.by
+    table, html, sums = options.format == "table", options.format == "html", options.summary or options.by
     zone, now = Zone(options.timezone), wg_monitor.moment().wall
     period, notes = period_of(options, now, zone)
     for wrong, found, why, remedy in (
-        (options.format == "html" and sums, "format html", "it shows sums anyway", "leave out --summary and --by"),
+        (html and sums, "format html", "it shows sessions and sums at once", "leave out --summary and --by"),
         (options.from_log and options.store, "from-log", "it reads trails instead of a store", "leave out --store"),
         (options.verbose and not options.from_log, "verbose", "it is about trails", "add --from-log"),
-        (options.lang and options.format != "html", "lang", "it is about the page", "add --format html"),
+        (options.lang and not html, "lang", "it is about the page", "add --format html"),
         (options.by and period.since == period.until, "by", "a moment has no usage", "use --since and --until"),
     ):
         if wrong:
@@ -2397,7 +2402,7 @@ def sessions(words: Sequence[str]) -> int:
         totals, total = add_up(stream, histories, period, batches, whole)
         items = [*sorted(totals, key=lambda t: (not t.name, t.name, t[:3])), total]
         names = Total._fields if gateways else Total._fields[1:]
-    if options.format == "html":
+    if html:
         if all(source.is_watching(now) for source in sources):  # the next reading tells of the time since the last one
             period = period._replace(until=min(period.until, max(history.watched.until for history in histories)))
         reconfigure(encoding="utf-8")  # as the page says, whatever the locale
