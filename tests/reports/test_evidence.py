@@ -167,6 +167,7 @@ def test_a_summary_says_that_some_time_was_not_watched(store: Path) -> None:
     assert note not in sessions(store).out and note not in sessions(store, "--summary", "--since", "22:16:30").out
 
 
+@pytest.mark.once  # needs Python 3.9
 def test_a_moment_that_exists_twice_is_one_moment(tmp_path: Path) -> None:
     with Watcher(tmp_path / "state.db") as watcher:  # 2023-10-29, 02:30 in Berlin: 00:30 and 01:30 UTC
         since = 1_698_539_400 - int(at(0).wall)
