@@ -39,7 +39,7 @@ import time
 from array import array
 from collections import Counter, deque
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate, chain, compress, islice, repeat, takewhile
 from operator import attrgetter, itemgetter, ne
 from typing import AbstractSet, Any, Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence, TextIO, Tuple, Union
@@ -1626,9 +1626,8 @@ def nonblocking_writer(descriptor: int) -> Callable[[bytes], int]:
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         with suppress(OSError):  # another user's terminal: written to as it is
-            own = os.open("/proc/self/fd/%d" % descriptor, flags)
-            return lambda data: os.write(own, data)
-    return lambda data: os.write(descriptor, data)
+            descriptor = os.open("/proc/self/fd/%d" % descriptor, flags)
+    return partial(os.write, descriptor)
 
 
 def milliseconds(seconds: float) -> int:
@@ -1840,17 +1839,14 @@ def find_inode(directory: str, position: Position) -> int:
     device = os.stat(directory).st_dev  # a reboot may have given the disk another number
     for name in os.listdir(directory):
         path = directory + "/" + name
-        try:
+        with suppress(FileNotFoundError):  # logrotate is at work
             status = os.lstat(path)
-            if (status.st_dev, status.st_ino) != (device, position.inode) or not stat.S_ISREG(status.st_mode):
-                continue
-            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue  # logrotate is at work
-        status = os.fstat(descriptor)
-        if status.st_ino == position.inode and status.st_size >= position.size:
-            return descriptor
-        os.close(descriptor)
+            if (status.st_dev, status.st_ino) == (device, position.inode) and stat.S_ISREG(status.st_mode):
+                descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                status = os.fstat(descriptor)
+                if status.st_ino == position.inode and status.st_size >= position.size:
+                    return descriptor
+                os.close(descriptor)
     raise FileNotFoundError("the former trail file is gone")
 
 
@@ -2193,14 +2189,17 @@ class Store:
         """Statements, each with the rows of values that it is executed for: all or nothing, since `faults` closes the
         database after any error. `durable`: they survive a power failure as soon as this returns. The write-ahead log
         goes into the database when it has more than `wal_pages` pages."""
-        database = self.connection()
         pragmas = ("FULL" if durable else "NORMAL", wal_pages)
-        database.executescript("PRAGMA synchronous = %s; PRAGMA wal_autocheckpoint = %d; BEGIN IMMEDIATE" % pragmas)
-        if not self.recognizes() or not self.is_whole():
-            raise StoreFault("it or a file beside it was deleted or replaced")
-        for statement, rows in statements:
-            database.executemany(statement, rows)
-        database.execute("COMMIT")
+        with self.faults():
+            database = self.connection()
+            database.executescript("PRAGMA synchronous = %s; PRAGMA wal_autocheckpoint = %d; BEGIN IMMEDIATE" % pragmas)
+            if not self.recognizes() or not self.is_whole():
+                raise StoreFault("it or a file beside it was deleted or replaced")
+            for statement, rows in statements:
+                database.executemany(statement, rows)
+            database.execute("COMMIT")
+            if not self.is_current():  # it went to a file that nobody finds
+                raise StoreFault("it was deleted or replaced")
 
     def recognizes(self) -> bool:
         # Whether the open database has the last save of this run.
@@ -2257,10 +2256,9 @@ class Store:
 
     def numbers(self, now: Moment) -> tuple[int, int]:
         # The last numbers of a line and of a session, if the store does not say.
-        note = self.note
-        if note is not None:
-            more = 0 if note.boot_id == self.boot_id else UNNOTED
-            return note.line + more, note.session + more
+        if self.note is not None:
+            more = 0 if self.note.boot_id == self.boot_id else UNNOTED
+            return self.note.line + more, self.note.session + more
         number = int(max(now.wall, UNREACHED_S) * 1000) if self.existed else 0  # no earlier run can have reached it
         return number, number
 
@@ -2356,10 +2354,7 @@ class Store:
         # The trail waits for these lines and no others: SQLite moves a large log only when the trail has them.
         next_for_trail = records and delivered.complete == records[0].seq - 1
         self.stamps.add(saved["stamp"])
-        with self.faults():
-            self.transact(steps, wal_pages=WAL_PAGES * 10 if next_for_trail else WAL_PAGES)
-            if not self.is_current():  # what was saved right now went to a file that nobody finds
-                raise StoreFault("it was deleted or replaced")
+        self.transact(steps, wal_pages=WAL_PAGES * 10 if next_for_trail else WAL_PAGES)
         self.saved, self.stamps, self.pending, self.gaps = saved, {saved["stamp"]}, [], []
         if checkpoint:
             for row in unsaved:
@@ -2367,15 +2362,13 @@ class Store:
 
     def mark_trail(self, delivered: Delivered) -> None:
         saved = {**(self.saved or {}), **place_of(delivered)}
-        with self.faults():
-            self.transact([("REPLACE " + MONITOR.insert, [list(saved.values())])])
+        self.transact([("REPLACE " + MONITOR.insert, [list(saved.values())])])
         self.saved = saved
 
     def mark_hooks(self, marks: Mapping[int, int]) -> None:
         # Does not wait for the disk: after a power failure a hook may run again, which PEER_SEQ tells it.
         rows = [(mark, seq) for seq, mark in marks.items()]
-        with self.faults():
-            self.transact([("UPDATE events SET hook = ? WHERE seq = ?", rows)], durable=False)
+        self.transact([("UPDATE events SET hook = ? WHERE seq = ?", rows)], durable=False)
 
     def lines(self, first: int, last: int, limit: int) -> list[tuple[int, bytes]]:
         with self.faults():
@@ -2385,15 +2378,13 @@ class Store:
         # Deletes a little of the history that is older than wall clock `before`. The trail has the lines up to number
         # `written`.
         values = {"before": before, "written": written, "due": HOOK_DUE, "most": PRUNE_ROWS}
-        with self.faults():
-            self.transact([(statement, [values]) for statement in PRUNE], durable=False)
+        self.transact([(statement, [values]) for statement in PRUNE], durable=False)
 
     def forget(self, names: Sequence[str], now: Moment) -> None:
         rows = [(name,) for name in names]
         peers, interfaces = "DELETE FROM peers WHERE interface = ?", "DELETE FROM interfaces WHERE name = ?"
         ips = "INSERT INTO allowed_ips SELECT NULL, interface, public_key, ?, NULL FROM peers WHERE interface = ?"
-        with self.faults():
-            self.transact([(ips, [(now.wall, name) for name in names]), (peers, rows), (interfaces, rows)])
+        self.transact([(ips, [(now.wall, name) for name in names]), (peers, rows), (interfaces, rows)])
 
     def move_aside(self) -> str:
         # Moves a damaged store out of the way. Returns its new name.
@@ -2514,18 +2505,15 @@ class Outbox:
         if self.store is not None:
             self.unsaved.append(record)
         if len(self.unwritten) > BACKLOG_MAX:
-            self.drop_unwritten()
+            oldest = 1 if self.trail is not None and self.trail.cut else 0  # a line that is in the trail in part stays
+            seq = self.unwritten[oldest].seq
+            del self.unwritten[oldest]
+            if self.store is None or (self.unsaved and self.unsaved[0].seq <= seq):
+                self.lost["trail"] += 1
+                self.delivered = self.delivered.without(seq, seq)
         if len(self.unsaved) > BACKLOG_MAX:
             self.unsaved.popleft()
             self.lost["store"] += 1
-
-    def drop_unwritten(self) -> None:
-        oldest = 1 if self.trail is not None and self.trail.cut else 0  # a line that is in the trail in part stays
-        record = self.unwritten[oldest]
-        del self.unwritten[oldest]
-        if self.store is None or (self.unsaved and self.unsaved[0].seq <= record.seq):
-            self.lost["trail"] += 1
-            self.delivered = self.delivered.without(record.seq, record.seq)
 
     def save(self, table: Table, now: Moment, **more: Any) -> None:
         # To the store, together with what the trail has. Errors: StoreFault.
@@ -2924,6 +2912,8 @@ class Monitor:
         # a second, so that a busy machine is not blind now and then.
         self.late, self.patience = False, 2 * settings.interval + 1
         self.reading_at: Moment | None = None  # all lines about a reading have its time
+        # Whether this turn has a reading, None = it did not even try; and whether a crash must not lose it.
+        self.read, self.urgent = None, False  # type: bool | None, bool
         self.fresh: list[Record] = []  # of this turn
         self.counts: Counter[str] = Counter()
         self.probe, self.round = Probe(wg), Round(wg)
@@ -2978,7 +2968,7 @@ class Monitor:
         now, store = moment(), self.store
         if store is None:
             return
-        try:
+        with self.store_faults():
             if "store" in self.faults:
                 self.reopen(store, now)
                 checkpoint = True  # it lacks what changed since
@@ -2987,11 +2977,6 @@ class Monitor:
             store.take_note(self.outbox.delivered.last, self.table.sessions)
             steady, zone = self.clocks.steady, self.clocks.offset
             self.outbox.save(self.table, now, checkpoint=checkpoint, steady=steady, utc_offset=zone)
-        except Refusal as refusal:  # of what somebody put there
-            self.store_failed(StoreFault(str(refusal), damaged=store.saved is not None))
-        except StoreFault as fault:
-            self.store_failed(fault)
-        else:
             self.recovered("store")
         with suppress(StoreFault):  # the lines about the store have numbers as well, and go to the trail next
             store.take_note(self.outbox.delivered.last, self.table.sessions, counts=self.counts)
@@ -3097,6 +3082,9 @@ class Monitor:
             yield
         except StoreFault as fault:
             self.store_failed(fault)
+        except Refusal as refusal:  # of what somebody put there
+            damaged = self.store is not None and self.store.saved is not None
+            self.store_failed(StoreFault(str(refusal), damaged))
 
     def recovered(self, sink: str) -> None:
         self.faults.end(sink)
@@ -3166,6 +3154,8 @@ class Monitor:
             self.grid.advance(now)
             self.start_reading()
         self.ask_waiting()
+        if self.read is not None:
+            self.conclude()
         if now >= self.statistics.next:
             self.statistics.advance(now)
             self.print_statistics()
@@ -3271,9 +3261,8 @@ class Monitor:
         self.counts.update(("readings", "failed"))
         self.clocks.compare(moment())
         begins = "No reading: %s; peers keep their state" % why
-        since = NEVER if self.table.last is None else self.table.last.boot
-        self.faults.begin(Fault("reading", "", begins, "Readings resumed", since))
-        self.conclude(read=False)
+        self.faults.begin(Fault("reading", "", begins, "Readings resumed", (self.table.last or NOT_YET).boot))
+        self.read = self.read or False
 
     def take(self, answer: Answer, blocks: Iterable[bytes], interface: str = "") -> None:
         # What `wg` printed about all interfaces, or about one: nothing if that failed.
@@ -3323,7 +3312,7 @@ class Monitor:
         peers = counted(len(self.table.rows), "peer")
         self.note("DEBUG", "Reading: %d of %s online, %d bytes" % (self.table.online, peers, answer.size))
         self.reading_at = None
-        self.conclude(read=True, first=first)
+        self.read, self.urgent = True, self.urgent or first
 
     def judge_gap(self, now: Moment) -> None:
         # Reports the time before a reading in which nobody watched.
@@ -3350,9 +3339,10 @@ class Monitor:
         if self.store is not None:
             self.store.add_gap(begin.wall, end.wall, interface or None, why)
 
-    def conclude(self, read: bool, first: bool = False) -> None:
-        # The end of a reading, or of the attempt.
-        now = time.monotonic()
+    def conclude(self) -> None:
+        # The end of a turn with readings, or with attempts.
+        read, urgent, now = self.read, self.urgent, time.monotonic()
+        self.read, self.urgent = None, False
         due = now >= self.checkpoint
         if due:
             self.checkpoint = now + CHECKPOINT_S
@@ -3361,7 +3351,7 @@ class Monitor:
             with suppress(OSError):  # lines that wait are the better probe
                 self.trail.probe()
                 self.recovered("trail")
-        self.flush(checkpoint=read and (due or first))
+        self.flush(checkpoint=bool(read) and (due or urgent))
         if self.store is not None and "store" not in self.faults:
             last = self.table.last if read else None
             with self.store_faults():
@@ -3427,12 +3417,12 @@ class Monitor:
         # Tells the store which hook runs are over, once it has their events.
         saved = self.outbox.unsaved[0].seq - 1 if self.outbox.unsaved else self.outbox.delivered.last
         marks = {seq: mark for seq, mark in self.hooks.queue.marks.items() if seq <= saved}
-        if self.store is None:
-            self.hooks.queue.marks.clear()
-        elif marks and "store" not in self.faults:
+        if marks and "store" not in self.faults:
             with self.store_faults():
-                self.store.mark_hooks(marks)
-                self.hooks.queue.marks = {seq: mark for seq, mark in self.hooks.queue.marks.items() if seq not in marks}
+                if self.store is not None:
+                    self.store.mark_hooks(marks)
+                for seq in marks:
+                    del self.hooks.queue.marks[seq]
 
     def reload(self) -> None:
         # SIGHUP: opens the trail again.

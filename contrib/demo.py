@@ -269,6 +269,7 @@ class Company:
             text += "".join(link.line() for link in self.links.values())
         answer = wg_monitor.Answer(len(text), "", "", Clock.moment())
         self.monitor.take(answer, [text.encode()] if text else [])
+        self.monitor.conclude()
 
     def live(self) -> None:
         before = BEGIN

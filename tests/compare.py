@@ -861,9 +861,15 @@ class Stage:
         answer = self.module.Answer
         at = (self.module.moment(),) if "at" in answer._fields else ()
         self.monitor.take(answer(sum(map(len, output)), complaints, "", *at), output)
+        self.end_turn()
 
     def do_no_reading(self, why: str) -> None:
         self.monitor.no_reading(why)
+        self.end_turn()
+
+    def end_turn(self) -> None:
+        if hasattr(self.monitor, "urgent"):  # earlier versions end each reading by themselves
+            self.monitor.conclude()
 
     def do_flush(self) -> None:
         self.monitor.flush()

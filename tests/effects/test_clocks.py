@@ -18,7 +18,7 @@ import pytest
 import device
 import wg_monitor
 from harness import Place, lines_of, need, texts
-from values import START, P, chosen, dump, give, ids, key
+from values import START, P, chosen, dump, give, give_at, ids, key
 from wg_monitor import DAY_S, Console, Moment, Monitor, Notifier, Store, Trail, short_key
 
 HOUR_S, YEAR_S = 3600, 365 * DAY_S
@@ -362,7 +362,7 @@ def test_a_slow_run_of_wg_that_began_before_a_step_tells_no_second_one(machine: 
         machine.pass_time(3)
         text = dump(name, P("ann" if name == "wg0" else "bob"))
         at = began or Moment(machine.wall, machine.boot)
-        monitor.take(wg_monitor.Answer(len(text), "", "", at), [text.encode()], name)
+        give_at(at, monitor, text, interface=name)
     told = [line.partition("[WARN] ")[2] for line in lines_of(machine.trail) if "wall clock" in line]
     assert told == ["The wall clock was set forward by 1h 0m"]
 
@@ -377,7 +377,7 @@ def test_a_step_while_wg_runs_shortens_no_delay_of_a_hook(machine: Machine) -> N
     machine.wall += HOUR_S
     machine.pass_time(2)
     text = dump("wg0", P("ann", shook=int(machine.handshake - START.wall), rx=machine.received))
-    monitor.take(wg_monitor.Answer(len(text), "", "", began), [text.encode()])
+    give_at(began, monitor, text)
     (until,) = [until for _, until in monitor.hooks.queue.held.values()]
     assert machine.boot + 290 <= until <= machine.boot + 300
     monitor.hooks.queue.waiting.clear()

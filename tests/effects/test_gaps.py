@@ -9,7 +9,7 @@ import pytest
 
 import wg_monitor
 from test_model import Run
-from values import P, at, chosen, dump, give, ids, unreadable
+from values import P, at, chosen, dump, give, give_at, give_nothing, ids, unreadable
 from watcher import query
 
 GAPS = "SELECT interface, start, stop, why FROM unwatched ORDER BY start, interface"
@@ -86,11 +86,11 @@ def test_each_gap_is_told_once(case: Case, tmp_path: Path, monkeypatch: pytest.M
             now[0] = at(second)
             run.monitor.turned = now[0].boot
             if second not in shown:
-                run.monitor.no_reading("this is a test")
+                give_nothing(run.monitor)
             elif within(second, case.alone):
                 run.monitor.round.names = frozenset(("wg0", "wg1", ""))
                 text = dump("wg0", P("ann", 120 * (second // 120) - 10, 100, 50))
-                run.monitor.take(wg_monitor.Answer(len(text), "", "", now[0]), [text.encode()], "wg0")
+                give_at(now[0], run.monitor, text, interface="wg0")
             else:
                 run.monitor.round.names = frozenset()
                 give(run.monitor, shown[second], unreadable("wg1") if within(second, case.hung) else "")

@@ -20,7 +20,7 @@ import pytest
 
 import wg_monitor
 from scale import scaled
-from values import START, P, blocks, chosen, dump, give, key, plain, read
+from values import START, P, blocks, chosen, dump, give, give_nothing, key, plain, read
 from wg_monitor import EVENT_KINDS, NEVER, Identity, Memo, Moment, Settings, Table
 from world import LINKS, Sample, World
 
@@ -363,7 +363,7 @@ class History:
     def read(self, run: Run) -> None:
         now, numbered = self.world.now, run.monitor.outbox.delivered.last
         if self.chance.random() < 0.04:
-            run.monitor.no_reading("this is a test")
+            give_nothing(run.monitor)
             self.expected.happened = []
             every = False
         else:

@@ -109,8 +109,22 @@ def whole_lines(reading: Reading) -> List[PeerLine]:
 
 
 def give(monitor: wg_monitor.Monitor, text: str, complaints: str = "") -> None:
-    """Takes a reading as if `wg` had printed this."""
-    monitor.take(wg_monitor.Answer(len(text), complaints, "", wg_monitor.moment()), blocks(text.encode()))
+    """A turn with a reading, as if `wg` had printed this."""
+    give_at(wg_monitor.moment(), monitor, text, complaints)
+
+
+def give_at(
+    began: wg_monitor.Moment, monitor: wg_monitor.Monitor, text: str, complaints: str = "", interface: str = ""
+) -> None:
+    """The same from a `wg` that began then, about one interface if it is named."""
+    monitor.take(wg_monitor.Answer(len(text), complaints, "", began), blocks(text.encode()), interface)
+    monitor.conclude()
+
+
+def give_nothing(monitor: wg_monitor.Monitor) -> None:
+    """A turn in which `wg` failed."""
+    monitor.no_reading("this is a test")
+    monitor.conclude()
 
 
 def blocks(text: bytes, size: int = 300) -> List[bytes]:
