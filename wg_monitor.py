@@ -1970,10 +1970,10 @@ SAVE_SESSION = "INSERT %s ON CONFLICT (number) DO UPDATE SET %s" % (SESSIONS.ins
 END_SESSION = "UPDATE sessions SET %s WHERE number = ?" % ", ".join(name + " = ?" for name in ENDS.names[:-1])
 SAVE_IPS = "INSERT INTO allowed_ips (interface, public_key, since, ips) VALUES (?, ?, ?, ?)"
 # A save that failed may be on the disk nevertheless: these two do no harm if they come again.
-SAVE_RUN = """INSERT INTO runs (start, version, interval, threshold, liveness, interfaces)
-    SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS (SELECT 1 FROM runs WHERE start = ?1)"""
-SAVE_GAP = """INSERT INTO unwatched (start, stop, interface, why) SELECT ?1, ?2, ?3, ?4
-    WHERE NOT EXISTS (SELECT 1 FROM unwatched WHERE start = ?1 AND stop = ?2 AND interface IS ?3)"""
+SAVE_RUN = """INSERT INTO runs (start, version, interval, threshold, liveness, interfaces) SELECT ?, ?, ?, ?, ?, ?
+    EXCEPT SELECT start, version, interval, threshold, liveness, interfaces FROM runs"""
+SAVE_GAP = """INSERT INTO unwatched (start, stop, interface, why) SELECT ?, ?, ?, ?
+    EXCEPT SELECT start, stop, interface, why FROM unwatched"""
 STORE_SUFFIXES = ("", "-wal", "-shm", ".lock", ".last")  # of its files
 TABLES = {"monitor", "interfaces", "peers", "sessions", "events"}  # of all versions
 # Runs that are due (hook = 1), and what runs no hook but ends the delay of one. SQLite uses the index of due runs only if
