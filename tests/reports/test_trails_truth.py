@@ -23,7 +23,7 @@ from wg_monitor import Event
 from wg_report import ENDED, UNKNOWN, Period, Query, Session, Trails, Zone
 from world import World
 
-HISTORIES = scaled(100)
+HISTORIES = scaled(50)
 READINGS = 100  # per history
 ZONES = ("UTC", "CET-1CEST,M3.5.0,M10.5.0/3", "<+1345>-13:45")
 

@@ -28,7 +28,7 @@ from values import key, zone
 from wg_monitor import Identity, Moment, Settings
 from world import NAMES, Sample, World
 
-HISTORIES = scaled(50)
+HISTORIES = scaled(25)
 READINGS = 100  # per history
 ZONES = ("UTC", "CET-1CEST,M3.5.0,M10.5.0/3", "<+1345>-13:45")
 NETWORKS = (
