@@ -309,6 +309,7 @@ class Table:
         self.seen: dict[str, float] = {}  # boot time at which this run last read an interface
         self.watched = float("inf")  # boot time of the last reading before this run; infinite = there was none
         self.unread: dict[str, float] = {}  # how long before that the run had not read an interface any more
+        self.gaps: Mapping[str, float] = {}  # how long nobody watched an interface before the reading that is decided on
         # `due`: boot time before which no online peer can age out. `sessions`: the number of the last one.
         self.due, self.sessions, self.online = NEVER, 0, 0
 
@@ -1025,11 +1026,13 @@ def begin_session(table: Table, row: Row, totals: tuple[int, int], now: Moment, 
 
 def end_session(table: Table, row: Row, session: Session, reason: str, now: Moment) -> Ended:
     """Ends it at the peer's last sign of life: the handshake or received bytes, whichever came later."""
-    last, last_seen = session.began, session.start
+    last, last_seen, heard = session.began, session.start, row.heard
+    if heard == now.boot:  # of bytes that came while nobody watched, only the beginning of that time is certain
+        heard -= table.gaps.get(row.identity[0], 0.0)
     if row.made > last:
         last, last_seen = row.made, float(row.shown)
-    if row.heard > last:
-        last, last_seen = row.heard, now.wall - (now.boot - row.heard)
+    if heard > last:
+        last, last_seen = heard, now.wall - (now.boot - heard)
         if last < 0:  # before this boot, when the wall clock may have been another
             last_seen = session.start + last - session.began
     table.online -= 1
@@ -1065,7 +1068,8 @@ def add_gaps(table: Table, events: list[Event], last: int, gaps: Mapping[str, fl
     spanning = []
     for event in events:
         ended, gap = event.ended, gaps.get(str(event.interface), 0.0)
-        if gap and ended is not None and ended.session.number <= last and ended.last_seen > now.wall - gap:
+        # The millisecond: a sign of life at the beginning is not after it.
+        if gap and ended is not None and ended.session.number <= last and ended.last_seen > now.wall - gap + 0.001:
             session = ended.session._replace(unwatched=ended.session.unwatched + gap)
             event = event._replace(ended=ended._replace(session=session))
         spanning.append(event)
@@ -3290,7 +3294,7 @@ class Monitor:
         # late must not cause a checkpoint at each reading.
         first = not reading.interfaces <= self.table.seen.keys() or self.late and "late" not in self.faults
         unread = {name for kind, name in self.faults.open if kind == "unreadable"}
-        gaps = gaps_of(self.table, reading.interfaces | unread, now, self.patience)
+        self.table.gaps = gaps = gaps_of(self.table, reading.interfaces | unread, now, self.patience)
         events = decide(self.table, reading, now, self.settings)
         # An interface that goes while it cannot be read was not watched either.
         gaps = {n: gap for n, gap in gaps.items() if n in reading.interfaces or not self.table.interfaces[n].up}

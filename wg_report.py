@@ -2100,7 +2100,11 @@ def load_table(store: Store | None, now: wg_monitor.Moment, settings: Any = None
         reader = wg_monitor.Store.__new__(wg_monitor.Store)  # without the lock and the files of a writer
         reader.database = database
         complete = (database.execute("SELECT complete FROM monitor").fetchone() or [None])[0]
-        return reader.load_table(settings.interface, None if rebooted else complete, rebooted)[0]
+        table: wg_monitor.Table = reader.load_table(settings.interface, None if rebooted else complete, rebooted)[0]
+        if store.last:
+            table.watched = now.boot - max(0.0, now.wall - store.last) if rebooted else store.boot
+            table.unread = {name: store.last - at for name, at in store.unread.items()}
+        return table
 
     return store.read(load), settings
 
@@ -2110,6 +2114,7 @@ def decide_by_wg(table: wg_monitor.Table, settings: wg_monitor.Settings, probed:
     probe, answer = probed
     memo = wg_monitor.Memo()
     reading = wg_monitor.parse(probe.blocks(answer.size), answer.complaints, memo, (), settings.interface)
+    table.gaps = wg_monitor.gaps_of(table, reading.interfaces, answer.at, FOREVER)
     wg_monitor.decide(table, reading, answer.at, settings)
     return reading
 

@@ -127,3 +127,35 @@ def test_a_run_that_ends_while_an_interface_cannot_be_read(
     assert gaps == [("wg1", 570.0, 1470.0, "unreadable"), (None, 1470.0, 1590.0, "stopped")]
     sessions = query(tmp_path / "state.db", "SELECT interface, unwatched FROM sessions ORDER BY interface")
     assert sessions == [("wg0", 120.0), ("wg1", 1020.0)]
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed", "failed", "stalled", "unreadable"])
+def test_bytes_that_came_while_nobody_watched_prove_no_more_than_its_beginning(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last reading before the gap, ann sends a packet and is gone: nobody may say that she stayed for hours."""
+    now = [at(0)]
+    monkeypatch.setattr(wg_monitor, "moment", lambda: now[0])
+    monkeypatch.setattr(wg_monitor, "boot_id", lambda: "boot")
+    run = Run(str(tmp_path), chosen())
+    other, gone = dump("wg1", P("bob", -10, 100, 50)), 6 * 3600
+    for second in (0, 30, 60, 90):
+        now[0] = at(second)
+        run.monitor.turned = now[0].boot
+        give(run.monitor, dump("wg0", P("ann", -10, 100 + second, 50)) + other)
+    if how in ("stopped", "killed"):
+        run.end(how == "stopped")
+    elif how in ("failed", "unreadable"):
+        now[0] = at(120)
+        run.monitor.turned = now[0].boot
+        if how == "failed":
+            give_nothing(run.monitor)
+        else:
+            give(run.monitor, other, unreadable("wg0"))
+    now[0] = at(gone)
+    if how in ("stopped", "killed"):
+        run = Run(str(tmp_path), chosen())
+    give(run.monitor, dump("wg0", P("ann", -10, 222, 50)) + other)
+    run.end(True)
+    asked = "SELECT last_seen, length, unwatched, reason FROM sessions WHERE interface = 'wg0'"
+    assert query(tmp_path / "state.db", asked) == [(at(90).wall, 100.0, 0.0, "idle")]

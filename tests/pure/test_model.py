@@ -123,12 +123,15 @@ class Expected:
     def take_gap(self, link: str, sessions: List[Session], now: Moment) -> None:
         """Adds the time since the link was last read, if it is too long, to the sessions that were open then and span
         it: open ones, and those with a sign of life after its beginning."""
-        gap = now.boot - self.seen.get(link, self.watched - self.unread.get(link, 0.0))
-        if gap > (2 * self.settings.interval + 1 if link in self.seen else 0):
-            for session in sessions:
-                if session.identity[0] == link and (not session.figures or session.figures[0] > now.wall - gap):
-                    session.unwatched += gap
+        gap = self.gap(link, now)
+        for session in sessions if gap else ():
+            if session.identity[0] == link and (not session.figures or session.figures[0] > now.wall - gap + 0.001):
+                session.unwatched += gap
         self.seen[link] = now.boot
+
+    def gap(self, link: str, now: Moment) -> float:
+        gap = now.boot - self.seen.get(link, self.watched - self.unread.get(link, 0.0))
+        return gap if gap > (2 * self.settings.interval + 1 if link in self.seen else 0) else 0.0
 
     # One reading
 
@@ -146,7 +149,9 @@ class Expected:
         session, record.session = record.session, None
         if session is None:
             return {}
-        last = max(record.made, record.heard, session.began)
+        # Bytes that came while nobody watched came at its beginning, or later.
+        heard = record.heard - (self.gap(session.identity[0], now) if record.heard == now.boot else 0)
+        last = max(record.made, heard, session.began)
         if last == session.began:
             seen = session.start
         elif last == record.made:
@@ -154,7 +159,7 @@ class Expected:
         elif last < 0:  # before this boot, under another wall clock
             seen = session.start + last - session.began
         else:
-            seen = now.wall - (now.boot - record.heard)
+            seen = now.wall - (now.boot - heard)
         record.ended = Moment(seen, last)
         received, sent = record.rx - session.rx, record.tx - session.tx
         endpoints = " ".join(session.endpoints)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any, List
 
@@ -182,6 +183,25 @@ def test_the_threshold_is_the_monitors(place: Place) -> None:
     assert daemon.stop() == 0
     stopped = on_machine(place, "status").lines[0]
     assert stopped.startswith("wg0  1 of 1 online, no monitor runs, last reading ")
+
+
+def test_bytes_that_came_while_nobody_watched_are_no_sign_of_life_now(place: Place) -> None:
+    """Two hours ago, the monitor was stopped. Right after that, the peer sent its last packet."""
+    store, ago = place.path / "lib" / "state.db", 7200
+    store.parent.mkdir(mode=0o700)
+    wg0 = place.device(peers=[online(1, age=10)])
+    daemon = place.start("--state-path", str(store))
+    daemon.match("ONLINE .*")
+    assert daemon.stop() == 0
+    (handshake,) = ask(store, "SELECT handshake FROM peers")[0]
+    query(store, "UPDATE monitor SET wall = wall - %d, boot = boot - %d" % (ago, ago))
+    query(store, "UPDATE peers SET handshake = handshake - %d, shown = shown - %d, made = made - %d" % (ago, ago, ago))
+    query(store, "UPDATE sessions SET start = start - %d, began = began - %d" % (ago, ago))
+    store.with_name("state.db.last").unlink()
+    wg0.publish([online(1)._replace(handshake=handshake - ago, rx=9096)])
+    (row,) = json.loads(on_machine(place, "status", "--json").out)
+    since = datetime.fromisoformat(row["since"]).timestamp()
+    assert not row["online"] and handshake - ago <= since <= time.time() - ago
 
 
 def test_an_instance_shows_its_interface_only(place: Place) -> None:
