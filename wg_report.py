@@ -84,20 +84,6 @@ class Period(NamedTuple):
     until: float = FOREVER
 
 
-# Ended sessions of a peer that lie wholly in a period and were watched all the time, added up.
-class Batch(NamedTuple):
-    gateway: str
-    interface: str
-    peer: str
-    named: tuple[int, str]  # the number and the name of the last one with a name
-    last: tuple[int, str]  # the number and the reason of the last one
-    lengths: array[float]
-    addresses: set[str]
-    received: int
-    sent: int
-    unreachable: int  # how many ended so
-
-
 # What one source, a store or a set of trails, recorded.
 class History(NamedTuple):
     gateway: str
@@ -257,6 +243,7 @@ class Usage(NamedTuple):
     unwatched_s: float  # seconds of it in which some interface was not watched
 
 
+Who = Tuple[str, str, str]  # gateway, interface, peer
 Stretch = Tuple[float, float]  # a beginning and an end
 UNIT_NAMES = {"day": "%Y-%m-%d", "week": "%G-W%V", "month": "%Y-%m"}
 UNITS_MAX = 40_000  # days of a century: a clock that began in 1970 does not take all memory
@@ -305,9 +292,9 @@ def plus(count: int | None, more: int | None) -> int | None:
 
 # The sessions of one peer so far.
 class Sum:
-    def __init__(self, parts: Sequence[Stretch]) -> None:
-        self.parts = parts  # when its interface was watched in the period
-        self.named = self.last = (0, "")  # as in a batch
+    def __init__(self) -> None:
+        self.parts: Sequence[Stretch] = ()  # when its interface was watched in the period
+        self.named = self.last = (0, "")  # numbers, with the last name and the last one's reason
         self.unreachable, self.unexplained = 0, False  # unexplained: an end has no reason, as in a text trail
         self.lengths, self.addresses = array("d"), set()  # type: Any, set[str]
         self.online = self.unwatched = 0.0
@@ -342,12 +329,6 @@ class Sum:
             begin, end = max(start, since), min(stop, until)
             self.unwatched += max(0.0, min(unwatched, end - begin - overlap(self.parts, begin, end)))
 
-    def begin(self, batch: Batch) -> None:
-        # Before any other session.
-        self.named, self.last, self.lengths, self.addresses = batch[3:7]
-        self.received, self.sent, self.unreachable = batch[7:]
-        self.online = math.fsum(self.lengths)
-
 
 def total_of(who: tuple[str, str, str, str], sums: Sequence[Sum], period: Period) -> Total:
     ordered, online, unwatched = [s.lengths for s in sums], sum(s.online for s in sums), sum(s.unwatched for s in sums)
@@ -367,25 +348,26 @@ def total_of(who: tuple[str, str, str, str], sums: Sequence[Sum], period: Period
 
 
 def add_up(
-    sessions: Iterable[Session], histories: Iterable[History], period: Period, batches: Iterable[Batch] = (),
-    whole: bool = True,
+    sessions: Iterable[Session], histories: Iterable[History], period: Period,
+    begun: Iterable[tuple[Who, Sum]] = (), whole: bool = True,
 ) -> tuple[list[Total], Total]:  # fmt: skip
-    """The total of each peer, and the one of all. `sessions`: those of a peer in order. `batches`: of others. `whole`:
-    whether they are all of its sessions in the period; otherwise nobody knows whether a peer came back."""
-    sums: dict[tuple[str, str, str], Sum] = {}
+    """The total of each peer, and the one of all. `sessions`: those of a peer in order. `begun`: sums of others.
+    `whole`: whether they are all of its sessions in the period; otherwise nobody knows whether a peer came back."""
+    sums: dict[Who, Sum] = {}
     sources = {history.gateway: history for history in histories}
     parts: dict[tuple[str, str], list[Stretch]] = {}
     since, until = period
 
-    def sum_of(who: tuple[str, str, str]) -> Sum:
+    def enter(who: Who, one: Sum) -> Sum:
         if who[:2] not in parts:
             parts[who[:2]] = watched(sources[who[0]], who[1], period)
-        return sums.setdefault(who, Sum(parts[who[:2]]))
+        one.parts, sums[who] = parts[who[:2]], one
+        return one
 
-    for batch in batches:
-        sum_of(batch[:3]).begin(batch)
+    for who, one in begun:
+        enter(who, one)
     for session in sessions:
-        (sums.get(session[:3]) or sum_of(session[:3])).add(session, since, until)
+        (sums.get(session[:3]) or enter(session[:3], Sum())).add(session, since, until)
     for one in sums.values():
         one.lengths, one.unexplained = array("d", sorted(one.lengths)), one.unexplained or not whole
     totals = [total_of((*who, one.named[1]), [one], period) for who, one in sums.items()]
@@ -683,7 +665,7 @@ MOST = wg_monitor.COUNTER_MAX >> 20  # so that the sum of a million of them fits
 WHOLE = f"""start >= max(0, ?) AND start <= last_seen AND last_seen < ? AND unwatched = 0 AND reason IS NOT NULL
     AND length BETWEEN 0 AND {EPOCH_MAX} AND received BETWEEN 0 AND {MOST} AND sent BETWEEN 0 AND {MOST}
     AND number NOT IN (%s)"""
-BATCHES = """SELECT b.interface, b.public_key, named, n.name, last, l.reason, lengths, ends, b.received, b.sent,
+SUMS = """SELECT b.interface, b.public_key, named, n.name, last, l.reason, lengths, ends, b.received, b.sent,
     unreachable FROM (SELECT interface, public_key, max(CASE WHEN name <> '' THEN number END) AS named,
         max(number) AS last, group_concat(length, ' ') AS lengths, group_concat(endpoints, ' ') AS ends,
         sum(received) AS received, sum(sent) AS sent, sum(reason = 'unreachable') AS unreachable
@@ -825,22 +807,27 @@ class Store:
         # A monitor that runs may be blind.
         return self.monitor and now - self.last <= self.patience
 
-    def apart(self, query: Query, now: float, period: Period) -> tuple[list[Batch], Iterator[Session]]:
-        """What a query asks for: the sessions that SQLite can add up, and the others."""
+    def apart(self, query: Query, now: float, period: Period) -> tuple[list[tuple[Who, Sum]], Iterator[Session]]:
+        """What a query asks for: the sums of the sessions that SQLite can add up, and the other sessions."""
         if query != Query(interfaces=query.interfaces):
             return [], self.sessions(query, now, period)
         still = self.ask("SELECT number FROM sessions WHERE reason IS NULL", (), lambda row: "%d" % row)
         whole = WHOLE % ",".join(still)
-        batches = self.ask(BATCHES % whole, period, self.batch)
+        sums = self.ask(SUMS % whole, period, self.sum_of)
         others = self.sessions(query, now, period, " AND (%s) IS NOT 1" % whole, period)
-        return [b for b in batches if not query.interfaces or b.interface in query.interfaces], others
+        return [(who, one) for who, one in sums if not query.interfaces or who[1] in query.interfaces], others
 
-    def batch(self, row: Any) -> Batch:
+    def sum_of(self, row: Any) -> tuple[Who, Sum]:
+        # What SQLite has added up: ended sessions that lie wholly in a period and were watched all the time.
         interface, key, named, name, last, reason, lengths, ends, *counts = row
         "".join((interface, key, name or "", reason))  # TypeError: a foreign type
-        addresses = {sys.intern(end.rpartition(":")[0]) for end in frozenset(ends.split())}
-        times = array("d", map(float, lengths.split()))
-        return Batch(self.gateway, interface, key, (named or 0, name or ""), (last, reason), times, addresses, *counts)
+        one = Sum()
+        one.named, one.last = (named or 0, name or ""), (last, reason)
+        one.lengths = array("d", map(float, lengths.split()))
+        one.online = math.fsum(one.lengths)
+        one.addresses = {sys.intern(wg_monitor.address(end)) for end in frozenset(ends.split())}
+        one.received, one.sent, one.unreachable = counts
+        return (self.gateway, interface, key), one
 
     def sessions(
         self, query: Query, now: float, period: Period, condition: str = "", values: Sequence[Any] = ()
@@ -2398,13 +2385,13 @@ def sessions(words: Sequence[str]) -> int:
     if options.by:
         items, names = list(add_up_by(options.by, stream, histories, period, zone)), Usage._fields
     elif options.summary:
-        batches: list[Batch] = []
+        begun: list[tuple[Who, Sum]] = []
         if not query.last and not options.from_log:
             pairs = [store.apart(query, now, period) for store in sources]
-            batches = [batch for found, _ in pairs for batch in found]
+            begun = [pair for found, _ in pairs for pair in found]
             stream = merge(*(others for _, others in pairs), key=BEGINNING)
         whole = not (query.reasons or query.address or query.shortest or query.last)
-        totals, total = add_up(stream, histories, period, batches, whole)
+        totals, total = add_up(stream, histories, period, begun, whole)
         items = [*sorted(totals, key=lambda t: (not t.name, t.name, t[:3])), total]
         names = Total._fields if gateways else Total._fields[1:]
     if html:
@@ -2826,7 +2813,6 @@ all('#peers + div th[scope=col]').forEach((head, column) => {
 window.onbeforeprint = () => { one('details').open = true }
 """
 
-Who = Tuple[str, str, str]  # gateway, interface, peer
 Ends = Tuple[str, ...]  # how the sessions of a bar ended: words of ENDS
 
 
