@@ -106,6 +106,7 @@ WHEN = re.compile(  # a day or a month, a time of day, an offset: 2026-11-01 14:
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 MOMENTS = """write it like one of these: 90m, 7d, now, today, yesterday, tuesday, 14:00, 2026-11, 2026-11-01,
     2026-11-01 14:00, 2026-11-01T14:00:00+01:00, @1793538000""".replace("\n   ", "")
+EPOCH_BEGIN = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 # Local time: of the machine, or of a zone by its name. Errors: Refusal.
@@ -143,6 +144,13 @@ class Zone:
         return self.walls(datetime(day.year, day.month, day.day))[0]
 
 
+def iso(text: str) -> float:
+    # A time with its offset: RFC 3339, or short-iso of journalctl. Errors: ValueError, TypeError.
+    if text[-3:-2] != ":":  # Python 3.10 and older read no other offset
+        text = text[:-1] + "+00:00" if text[-1:] == "Z" else text[:-2] + ":" + text[-2:]
+    return (datetime.fromisoformat(text) - EPOCH_BEGIN).total_seconds()
+
+
 def parse_moment(text: str, now: float, zone: Zone, end: bool = False) -> tuple[float, str]:
     """A moment as people write it, and a sentence about it if the clock shows it twice or never; otherwise "".
 
@@ -170,8 +178,7 @@ def parse_moment(text: str, now: float, zone: Zone, end: bool = False) -> tuple[
         walls = zone.walls(local)
         wall = walls[end and walls[0] < walls[1]]  # what is skipped counts as if the clock had not been set forward
         if offset:
-            shift = "+00:00" if offset == "z" else offset[:3] + ":" + offset[-2:]
-            wall = datetime.fromisoformat(local.isoformat() + shift).timestamp()
+            wall = iso(local.isoformat() + offset.upper())
         elif walls[0] > walls[1]:
             note = "%s does not exist, since the clock was set forward: it is read as %s." % (local, zone.stamp(wall))
         elif walls[0] < walls[1]:
@@ -940,9 +947,8 @@ MESSAGE = re.compile(
 )
 NEW_OFFSET = re.compile(r"\[WARN\] Local time is now UTC([+-][0-9]{2}:[0-9]{2})")
 GAP = re.compile(r"\[WARN\] Not watching from ([0-9-]{10} [0-9]{2}:[0-9:]{5}) to ([0-9-]{10} [0-9]{2}:[0-9:]{5})\Z")
-EPOCH_BEGIN = datetime(1970, 1, 1, tzinfo=timezone.utc)
 SHORT_ISO = re.compile(  # journalctl's: 2026-11-23T20:15:30+0100 host wg-monitor[7]: ...
-    r"([0-9-]{10}T[0-9:]{8})(?:Z|([+-][0-9]{2}):?([0-9]{2})) [^ ]+ ([^ :\[]+)(?:\[[0-9]+\])?: "
+    r"([0-9-]{10}T[0-9:]{8}(?:Z|[+-][0-9]{2}:?[0-9]{2})) [^ ]+ ([^ :\[]+)(?:\[[0-9]+\])?: "
 )
 FAULT = re.compile(
     r"(?:(Readings are )(?:more than two intervals apart|on time again)|No reading: |Readings (?:resumed|again)"
@@ -992,13 +998,6 @@ def whole_ips(shown: str) -> str:
 @lru_cache(maxsize=100_000)
 def is_peer(interface: str, key: str) -> bool:
     return bool(wg_monitor.INTERFACE_NAME.fullmatch(interface) and wg_monitor.PUBLIC_KEY.fullmatch(key))
-
-
-def iso(text: str) -> float:
-    # A time with its offset: RFC 3339, or short-iso of journalctl. Errors: ValueError, TypeError.
-    if text[-3:-2] != ":":  # Python 3.10 and older read no other offset
-        text = text[:-1] + "+00:00" if text[-1:] == "Z" else text[:-2] + ":" + text[-2:]
-    return (datetime.fromisoformat(text) - EPOCH_BEGIN).total_seconds()
 
 
 class Calendar:
@@ -1226,9 +1225,7 @@ class Reader:
             return self.message(line, "", at)
         match = SHORT_ISO.match(line)
         if match is not None:
-            stamp, hours, minutes, program = match.groups()
-            at = iso("%s%s:%s" % (stamp, hours or "+00", minutes or "00"))
-            return self.journal(at, program, line[match.end() :])
+            return self.journal(iso(match.group(1)), match.group(2), line[match.end() :])
         if line and not line.startswith("-- "):  # journalctl's own
             raise ValueError("it is no line of a trail")
         return None
