@@ -92,6 +92,7 @@ class History(NamedTuple):
     gaps: Sequence[Gap]  # in it, in order
     sessions: Callable[[Period], Iterator[Session]]  # those that overlap a period, in the order of their beginnings
     notes: Sequence[str] = ()  # what a reader has to know about it, a sentence each
+    live: bool = False  # whether somebody watches now
 
 
 # --- Moments ------------------------------------------------------------------------------------------------------
@@ -803,8 +804,8 @@ class Store:
         gaps = [gap for gap in self.gaps if not query.interfaces or gap.interface in (None, *query.interfaces)]
         old = "%s is of an older version, which did not record when nobody watched." % printable(self.path)
         notes = strangers(query.interfaces - {change[0] for change in self.changes}) + [old] * (self.version < 3)
-        sessions = partial(self.sessions, query, now)
-        return History(self.gateway, self.path, Period(self.since, self.last), gaps, sessions, notes)
+        sessions, live = partial(self.sessions, query, now), self.is_watching(now)
+        return History(self.gateway, self.path, Period(self.since, self.last), gaps, sessions, notes, live)
 
     def named(self) -> Iterator[tuple[str, str, str]]:
         # Gateway, interface and name of each peer that has a name now.
@@ -1832,9 +1833,6 @@ class Trails:
         latest = {session[1:3]: session.name for session in self.all_sessions() if session.name}
         return (("", interface, name) for (interface, _), name in latest.items())
 
-    def is_watching(self, now: float) -> bool:
-        return self.live and not self.found.stopped
-
     def history(self, query: Query, now: float) -> History:
         found = self.found
         known = {interface for interface, _ in found.peers}
@@ -1844,8 +1842,8 @@ class Trails:
         if query.reasons and found.unexplained:
             notes.append("Ends without a reason in the trails, which --reason does not find: %d." % found.unexplained)
         period = Period(*sorted((found.first, found.seen)))  # the clock may have been set back
-        sessions = partial(self.sessions, query, now)
-        return History("", self.path, period, sorted(gaps, key=BEGINNING), sessions, notes)
+        sessions, live = partial(self.sessions, query, now), self.live and not found.stopped
+        return History("", self.path, period, sorted(gaps, key=BEGINNING), sessions, notes, live)
 
     def all_sessions(self) -> Iterator[Session]:
         for session in self.found.shelf:
@@ -2253,10 +2251,10 @@ MARKS = {
 }
 
 
-def watched_text(history: History, watches: bool, zone: Zone) -> str:
-    # Where an answer comes from, and when it may be incomplete. `watches`: whether somebody watches now.
+def watched_text(history: History, zone: Zone) -> str:
+    # Where an answer comes from, and when it may be incomplete.
     text = "Nothing was recorded."
-    if watches:
+    if history.live:
         text = "Watched since %s." % zone.stamp(history.watched.since)
     elif history.watched.until > history.watched.since:
         text = "Watched from %s to %s, and not since." % tuple(map(zone.stamp, history.watched))
@@ -2392,7 +2390,7 @@ def sessions(words: Sequence[str]) -> int:
         items = [*sorted(totals, key=lambda t: (not t.name, t.name, t[:3])), total]
         names = Total._fields if gateways else Total._fields[1:]
     if html:
-        if all(source.is_watching(now) for source in sources):  # the next reading tells of the time since the last one
+        if all(history.live for history in histories):  # the next reading tells of the time since the last one
             period = period._replace(until=min(period.until, max(history.watched.until for history in histories)))
         reconfigure(encoding="utf-8")  # as the page says, whatever the locale
         notes += [note for history in histories for note in history.notes]
@@ -2413,9 +2411,9 @@ def sessions(words: Sequence[str]) -> int:
             write_csv(names, rows)
     if gaps and (options.summary or not table):
         notes.append("In %s nobody watched: the table of the sessions shows when." % counted(len(gaps), "period"))
-    for source, history in zip(sources, histories):
-        if table or not source.is_watching(now) or -FOREVER < period.since < history.watched.since:
-            notes.append(watched_text(history, source.is_watching(now), zone))
+    for history in histories:
+        if table or not history.live or -FOREVER < period.since < history.watched.since:
+            notes.append(watched_text(history, zone))
         notes += history.notes
     show_notes(notes, table)
     return 0
