@@ -1497,8 +1497,8 @@ class Rebuilder:
             group = []
         peer = Followed(interface, label + "#%d" % (len(group) + 1) if group else label, self.run)
         if group:
-            group[0].twins = peer.twins = group[0].twins or group
-            group.append(peer) if group is peer.twins else peer.twins.append(peer)
+            group[0].twins = peer.twins = group
+            group.append(peer)
         self.peers.setdefault((interface, label), peer)
         return peer
 
@@ -1558,6 +1558,7 @@ class Rebuilder:
 
     def end(self, peer: Followed, begun: Begun | None, fact: Fact) -> None:
         at, kind, _, _, _, endpoint, _, new, until, _, number, figures = fact
+        told = until == peer.last[0] or abs(at - peer.told) < SAME_S  # a line in another file has reported this end
         if begun is not None and until is not None and until < begun.start and not self.is_stepped(begun, until):
             until = begun.start
         if new:  # it ended while nobody watched
@@ -1567,20 +1568,15 @@ class Rebuilder:
             start, until, *figures = figures
             if peer.last != (until, number):
                 self.finish(peer, self.concluded(peer, fact, start, until), until, ENDED, figures)
-        elif until is not None and (begun is not None or (kind == "OFFLINE" and not self.is_told(peer, until, at))):
+        elif until is not None and (begun is not None or (kind == "OFFLINE" and not told)):
             if begun is None:
                 self.lost["beginnings"] += 1
                 begun = Begun(until, fact, peer.ips, self.run, self.steps)
             begun.use(endpoint)
             self.lost["handshakes"] += 1
-            reason = "interface-down" if self.down.get(peer.interface) == at else ""
-            if kind == "REMOVED":
-                reason = "removed"
+            down = self.down.get(peer.interface) == at
+            reason = "removed" if kind == "REMOVED" else "interface-down" if down else ""
             self.finish(peer, begun, until, ENDED, self.estimate(peer, begun, until, at, reason))
-
-    def is_told(self, peer: Followed, until: float, at: float) -> bool:
-        # Whether a line in another file has reported this end.
-        return until == peer.last[0] or abs(at - peer.told) < SAME_S
 
     def concluded(self, peer: Followed, fact: Fact, start: float, until: float) -> Begun:
         # The session that a JSON line ends. What was known of it before gives way to what this line says.
@@ -1707,7 +1703,7 @@ class Rebuilder:
                 self.down = {**(self.down if len(self.down) < INTERFACES_MAX else {}), text: at}
 
     def start(self, at: float, text: str) -> None:
-        if self.run and not self.stopped and abs(at - self.began) < SAME_S:
+        if not self.stopped and abs(at - self.began) < SAME_S:
             return  # the same line in the journal
         self.settle()
         self.end_faults(at)
@@ -1737,7 +1733,7 @@ class Rebuilder:
             told = self.faults[None, "late"]
             self.add_gap(Gap("", None, told - self.patience, told, "late"))
         self.faults.clear()
-        if self.scope and self.run:
+        if self.scope:
             self.scopes.append((self.scope, Period(self.began, at)))
 
     def settle(self) -> None:
