@@ -1900,9 +1900,8 @@ def columns_of(layout: str, zone: Zone, now: float, gateways: bool = False, twin
         return ends[s.state] + "*" * (s.unwatched > 0)
 
     def endpoint(item: Any) -> str:
-        more = len(item.endpoints) - 1 if isinstance(item, Session) else 0
-        last = item.endpoint if isinstance(item, Peer) else "".join(item.endpoints[-1:])
-        return (printable(last) or "-") + " (+%d)" % more * (more > 0)
+        used = item.endpoints if isinstance(item, Session) else (item.endpoint,)
+        return (printable("".join(used[-1:])) or "-") + " (+%d)" % (len(used) - 1) * (len(used) > 1)
 
     def size(item: Any, name: str) -> str:
         count = getattr(item, name if isinstance(item, Session) else name + "_bytes")
@@ -2357,8 +2356,7 @@ def sessions(words: Sequence[str]) -> int:
     ):
         if wrong:
             raise Refusal("--" + found, why, remedy)
-    sources: Sequence[Any] = open_stores(options.store) if not options.from_log else ()
-    sources = sources or [Trails(options.from_log, zone, options.verbose)]
+    sources: Any = [Trails(options.from_log, zone, options.verbose)] if options.from_log else open_stores(options.store)
     query = query_of(options, sources)
     histories = [source.history(query, now) for source in sources]
     stream: Iterator[Session] = merge(*(history.sessions(period) for history in histories), key=BEGINNING)
@@ -3198,7 +3196,7 @@ def metrics(words: Sequence[str]) -> int:
         table, settings = load_table(store, now, settings)
     except Refusal as refusal:
         print("wg_monitor: %s" % refusal, file=sys.stderr)
-        store, (table, settings) = None, load_table(None, now, settings)
+        store, table = None, wg_monitor.Table()
     try:
         shown = decide_by_wg(table, settings, run_wg()).present or ()
     except Refusal as refusal:
@@ -3255,15 +3253,15 @@ def open_stores(texts: Sequence[str], needed: bool = True) -> list[Store]:
         why, remedy = "%s holds none" % STORES, "start the monitor with STATE_PATH, or name a store with --store"
         raise Refusal("there is no store", why, remedy, EXIT_FAILURE)
     pairs = [re.fullmatch("(?s)(?:([^/=]+)=)?(.*)", text).groups("") for text in texts]  # type: ignore[union-attr]
-    if len(pairs) > 1:
-        pairs = [(name or re.sub(r".*/|\.db$", "", path), path) for name, path in pairs]
     paths = [os.path.realpath(path) for _, path in pairs]
     again = [path for number, path in enumerate(paths) if path in paths[:number]]
     if again:  # every sum would count it twice
         raise Refusal("--store %s" % printable(again[0]), "it is named twice", "name it once")
-    given = [text.partition("=")[0] for text in texts if re.match("[^/=]+=", text)]
+    given = [name for name, _ in pairs if name]
     if len(set(given)) < len(given):
         raise Refusal("--store", "two stores have the same name", "give each its own")
+    if len(pairs) > 1:
+        pairs = [(name or re.sub(r".*/|\.db$", "", path), path) for name, path in pairs]
     twice = len({name for name, _ in pairs}) < len(pairs)
     return [Store(path if twice else name, path) for name, path in pairs]
 
