@@ -534,6 +534,7 @@ class Paint:
 
 Key = Tuple[str, str]  # interface, public key
 Change = Tuple[str, str, float, "str | None"]  # interface, public key, since when, allowed IPs; None = removed
+Held = Mapping[Key, Sequence[Stretch]]  # when which peer held the tunnel address that is asked for
 
 
 # Which sessions a query asks for, beside the period.
@@ -547,10 +548,7 @@ class Query(NamedTuple):
     last: int = 0  # the newest ones; 0 = all
 
 
-Held = Mapping[Key, Sequence[Stretch]]  # when which peer held the tunnel address that is asked for
-
-
-def chooser(query: Query, held: Held, period: Period, now: float = FOREVER) -> Callable[[Session], bool]:
+def chooser(query: Query, held: Held, period: Period, now: float) -> Callable[[Session], bool]:
     """Whether a session overlaps a period and a query asks for it. A period that is one moment includes it; any other
     does not include its end. A session that goes on does so up to `now`."""
     (since, until), address, every = period, query.address, query._replace(last=0) == Query()
