@@ -2633,7 +2633,7 @@ html:not(.js) .scale { position: static } html:not(.js) .r g:is(:hover, :focus) 
   color: var(--paper); font-size: 13px; white-space: pre-line; overflow-wrap: anywhere; pointer-events: none }
 #tip::first-line { font-weight: 600 }
 
-.wide { overflow-x: auto } table { width: 100%; border-collapse: collapse; font-size: 14px } td { font-weight: 400 }
+.wide { overflow-x: auto } table { width: 100%; border-collapse: collapse; font-size: 14px }
 th, td { padding: 6px 0 6px 20px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
 th { font-weight: 500 } th:first-child { padding-left: 0; text-align: left } td[colspan] { color: var(--soft) }
 details :is(:nth-child(2), :nth-child(3), :nth-child(5), :last-child):is(th, td) { text-align: left }
