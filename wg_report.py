@@ -748,9 +748,9 @@ class Store:
         statement = "SELECT start, interval, threshold, liveness, interfaces FROM runs ORDER BY number"
         runs = ask("real int int text text", statement)
         self.rule = runs[-1][1:] if runs else None  # None = an old store does not say
-        known = {change[0] for change in self.changes}
+        self.interfaces = {change[0] for change in self.changes}  # those that ever had a peer
         for run, stop in zip(runs, [*(run[0] for run in runs[1:]), self.last]):
-            self.gaps += excluded(self.gateway, known, run[4], Period(run[0], stop))
+            self.gaps += excluded(self.gateway, self.interfaces, run[4], Period(run[0], stop))
         # Interfaces that the monitor cannot read now: since when.
         self.patience = 2 * self.rule[0] + 1 if self.rule else FOREVER  # the longest time between two readings
         walls = ask("text real", "SELECT name, wall FROM interfaces WHERE up")
@@ -801,7 +801,7 @@ class Store:
     def history(self, query: Query, now: float) -> History:
         gaps = [gap for gap in self.gaps if not query.interfaces or gap.interface in (None, *query.interfaces)]
         old = "%s is of an older version, which did not record when nobody watched." % printable(self.path)
-        notes = strangers(query.interfaces - {change[0] for change in self.changes}) + [old] * (self.version < 3)
+        notes = strangers(query.interfaces - self.interfaces) + [old] * (self.version < 3)
         sessions, live = partial(self.sessions, query, now), self.is_watching(now)
         return History(self.gateway, self.path, Period(self.since, self.last), gaps, sessions, notes, live)
 
