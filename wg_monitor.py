@@ -1210,7 +1210,7 @@ class HookQueue:
 
     def rest(self, now: float) -> float:
         # In how many seconds the next one may start that is held back now.
-        return next((until - now for _, until in self.held.values() if until > now), float("inf"))
+        return min((until - now for _, until in self.held.values() if until > now), default=float("inf"))
 
 
 # --- Renderings ---------------------------------------------------------------------------------------------------
@@ -1968,6 +1968,7 @@ EVENTS = Relation(
     "seq int, was text?, session int?, hook int, line blob",
 )
 LINES = Relation("events seq int, line blob")
+SCOPES = Relation("runs interfaces text")
 
 UPDATES = "began = excluded.began, endpoints = excluded.endpoints, unwatched = excluded.unwatched"
 SAVE_SESSION = "INSERT %s ON CONFLICT (number) DO UPDATE SET %s" % (SESSIONS.insert, UPDATES)
@@ -2132,7 +2133,8 @@ class Store:
         with self.faults():
             if last is not None and not self.is_whole():
                 raise StoreFault("it or a file beside it was deleted or replaced")
-            if self.note_file >= 0:  # else it is opened together with the database
+            # It is opened together with the database. Without the lock, another monitor writes to it.
+            if self.note_file >= 0 and has_name(self.lock, self.path + ".lock"):
                 os.pwrite(self.note_file, b"%-*s\n" % (NOTE_SIZE - 1, text.encode()), 0)
 
     def examine(self) -> int:
@@ -2149,8 +2151,8 @@ class Store:
             remedy = "install that version or choose another path"
             raise self.refusal("was written by a newer wg_monitor", why, remedy, EXIT_FAILURE)
         if self.saved is not None and version:  # while this run goes on, only its own history may come back
-            other = "SELECT 1 FROM monitor WHERE id <> ?"
-            if version < SCHEMA or self.connection().execute(other, [self.saved["id"]]).fetchone():
+            other, own = "SELECT 1 FROM monitor WHERE id <> ? OR last_line > ?", (self.saved["id"], self.saved["last_line"])
+            if version < SCHEMA or (not self.recognizes() and self.connection().execute(other, own).fetchone()):
                 raise self.refusal("has another history", "numbers would repeat", "stop the monitor first")
         return int(version)
 
@@ -2248,7 +2250,12 @@ class Store:
             position = None if None in place else Position(*map(int, place))
             missing = tuple((int(a), int(b)) for a, b in re.findall("([0-9]+)-([0-9]+)", saved["missing"]))
             delivered = Delivered(max(line, self.highest("events", "seq")), missing, position)
-        links = {name: i.wall for name, i in table.interfaces.items() if i.up and i.wall < unread}
+            scope = "".join(row[0] for row in self.rows(SCOPES, "ORDER BY number DESC LIMIT 1"))  # of the last run
+        links = {
+            name: link.wall
+            for name, link in table.interfaces.items()
+            if link.up and link.wall < unread and name in (scope or name).split(",")
+        }
         if watched is not None:
             table.unread = {name: watched.wall - wall for name, wall in links.items()}
             self.gaps += [(wall, watched.wall, name, "unreadable") for name, wall in links.items()]
@@ -2341,7 +2348,8 @@ class Store:
         rows = known.values() if checkpoint else {known[record.peer] for record in records if record.peer in known}
         # In the order of the table's key, each page of a storm is written once: that saves a quarter of the time.
         unsaved = sorted((row for row in rows if row.unsaved), key=attrgetter("identity"))
-        saved = {**self.saved, **more, **place_of(delivered), "stamp": time.time_ns(), "boot_id": self.boot_id}
+        stamp = max(self.stamps - {self.saved["stamp"]}, default=time.time_ns())  # a save that failed comes again
+        saved = {**self.saved, **more, **place_of(delivered), "stamp": stamp, "boot_id": self.boot_id}
         saved["last_session"] = table.sessions
         if table.last is not None:
             saved.update(wall=table.last.wall, boot=table.last.boot)
@@ -2357,7 +2365,7 @@ class Store:
         steps += [("REPLACE " + INTERFACES.insert, interfaces), ("REPLACE " + MONITOR.insert, [list(saved.values())])]
         # The trail waits for these lines and no others: SQLite moves a large log only when the trail has them.
         next_for_trail = records and delivered.complete == records[0].seq - 1
-        self.stamps.add(saved["stamp"])
+        self.stamps.add(stamp)
         self.transact(steps, wal_pages=WAL_PAGES * 10 if next_for_trail else WAL_PAGES)
         self.saved, self.stamps, self.pending, self.gaps = saved, {saved["stamp"]}, [], []
         if checkpoint:
@@ -3330,7 +3338,7 @@ class Monitor:
                 self.faults.begin(Fault("late", "", begins, "Readings are on time again", last.boot))
             self.blind(last, now, why)
             self.blinded = now.boot
-        else:
+        elif now.boot - self.blinded > self.settings.interval / 2:  # of two that come late together, the second is late
             self.faults.end("late")
 
     def blind(self, begin: Moment, end: Moment, why: str, interface: str = "") -> None:

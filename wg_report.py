@@ -754,7 +754,8 @@ class Store:
         # Interfaces that the monitor cannot read now: since when.
         self.patience = 2 * self.rule[0] + 1 if self.rule else FOREVER  # the longest time between two readings
         walls = ask("text real", "SELECT name, wall FROM interfaces WHERE up")
-        self.unread = {name: at for name, at in walls if saved and saved[0][0] - at > self.patience}
+        scope, late = self.rule[3] if self.rule else "", saved[0][0] - self.patience if saved else -FOREVER
+        self.unread = {name: at for name, at in walls if at < late and name in (scope or name).split(",")}
         self.gaps += [Gap(self.gateway, name, at, self.last, "unreadable") for name, at in self.unread.items()]
         self.gaps.sort(key=BEGINNING)
         # The first time that somebody watched: the first run, or what pruning has left. Sessions may have begun before.
@@ -1136,6 +1137,8 @@ def content_of(file: Any) -> Iterator[bytes]:
         import lzma
 
         return inflate(file, lambda: lzma.LZMADecompressor(memlimit=XZ_MEMORY), lzma.LZMAError)
+    if magic == b"SQLite":
+        raise Refusal("--from-log", "a store is no trail", "name it with --store")
     if magic[:3] == b"BZh":
         import bz2
 
@@ -1594,7 +1597,7 @@ class Rebuilder:
 
     def is_stepped(self, begun: Begun, until: float) -> bool:
         # Whether the wall clock was set between its beginning and this time.
-        return begun.steps != self.steps and until >= self.stepped
+        return begun.steps != self.steps and self.stepped <= until <= self.seen
 
     def estimate(self, peer: Followed, begun: Begun, until: float, at: float, reason: str = "") -> Sequence[Any]:
         # The figures of a session's end that no line says: length, received and sent bytes, unwatched seconds, reason.
@@ -1680,9 +1683,9 @@ class Rebuilder:
         if clock is not None and abs(at - self.stepped) < SAME_S:
             return  # the same line in another file
         if clock is not None:
-            self.steps += seconds_in(clock.group(2)) * (1 if clock.group(1) == "forward" else -1)
-            self.stepped = at
-            self.began = min(self.began, at)
+            step = seconds_in(clock.group(2)) * (1 if clock.group(1) == "forward" else -1)
+            self.steps, self.stepped, self.seen = self.steps + step, at, self.seen + step  # by the clock as it is now
+            self.began, self.first = min(self.began, at), min(self.first, self.first + step)
         elif gap:
             if self.pause is not None:  # only a monitor that knows what the former run knew reports this
                 self.stored, self.before = True, max(self.before, gap[0])
@@ -1895,7 +1898,7 @@ def columns_of(layout: str, zone: Zone, now: float, gateways: bool = False, twin
         # The star says that nobody watched for a part of the session.
         text, still = end_text(s.until, s.start, zone), "still on" if brief else "still connected"
         ends = {ENDED: text[-14:-3] if brief else text, ONLINE: still, UNKNOWN: "unknown"}
-        return ends[s.state] + "*" * (s.unwatched > 0)
+        return ends[UNKNOWN if s.reason == "unknown" else s.state] + "*" * (s.unwatched > 0)
 
     def endpoint(item: Any) -> str:
         used = item.endpoints if isinstance(item, Session) else (item.endpoint,)
@@ -2127,7 +2130,7 @@ def heading(
     if store is None:
         return ", ".join([*parts, "no store: since when is unknown"])
     since = max([store.since, *(gap.stop for gap in store.gaps if gap.interface in (None, name))])
-    trouble = "the monitor reads nothing or cannot save it" if store.monitor else "no monitor runs"
+    trouble = "the monitor reads nothing or cannot save it" if store.monitor else "no monitor writes to this store"
     if name not in store.unread:
         parts.append("watched since %s" % zone.stamp(since)[:16] if store.is_watching(now) else trouble)
     parts.append("last reading %s ago" % length_text(now - store.last) if store.last else "no reading yet")
@@ -2250,7 +2253,8 @@ def watched_text(history: History, zone: Zone) -> str:
     if history.live:
         text = "Watched since %s." % zone.stamp(history.watched.since)
     elif history.watched.until > history.watched.since:
-        text = "Watched from %s to %s, and not since." % tuple(map(zone.stamp, history.watched))
+        times = tuple(map(zone.stamp, history.watched))
+        text = "Watched from %s to %s. Of later times, nothing is known." % times
     if not history.gateway:
         return text
     where = " (%s)" % printable(history.path) if history.gateway != history.path else ""

@@ -8,6 +8,7 @@ from typing import Iterable, List, NamedTuple, Tuple
 import pytest
 
 import wg_monitor
+from harness import lines_of
 from test_model import Run
 from values import P, at, chosen, dump, give, give_at, give_nothing, ids, unreadable
 from watcher import query
@@ -159,3 +160,36 @@ def test_bytes_that_came_while_nobody_watched_prove_no_more_than_its_beginning(
     run.end(True)
     asked = "SELECT last_seen, length, unwatched, reason FROM sessions WHERE interface = 'wg0'"
     assert query(tmp_path / "state.db", asked) == [(at(90).wall, 100.0, 0.0, "idle")]
+
+
+def test_interfaces_that_answer_late_together_are_one_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many others hang that two wait for their turn: both come late, a moment apart, again and again."""
+    now = [at(0)]
+    monkeypatch.setattr(wg_monitor, "moment", lambda: now[0])
+    run = Run(str(tmp_path), chosen())
+    for second in (*range(0, 3000, 300), 3000, 3030, 3060):
+        for number, (link, who) in enumerate((("wg0", "ann"), ("wg1", "bob"))):
+            now[0] = at(second + number / 100)
+            run.monitor.turned = now[0].boot
+            run.monitor.round.names = frozenset(("wg0", "wg1", ""))
+            give_at(now[0], run.monitor, dump(link, P(who, second - 10)), interface=link)
+    run.end(True)
+    told = [line.partition("[WARN] ")[2].partition(" after ")[0] for line in lines_of(tmp_path / "trail") if "eadings" in line]
+    begins = "Readings are more than two intervals apart: what happens between them is not seen"
+    assert [line for line in told if line.startswith("Readings are")] == [begins, "Readings are on time again"]
+
+
+def test_an_interface_that_a_run_left_out_was_not_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [at(0)]
+    monkeypatch.setattr(wg_monitor, "moment", lambda: now[0])
+    monkeypatch.setattr(wg_monitor, "boot_id", lambda: "boot")
+    both = dump("wg0", P("ann", -10, 100, 50)) + dump("wg1", P("bob", -10, 100, 50))
+    for begin, scope in ((0, ()), (300, ("wg0",)), (900, ())):
+        run = Run(str(tmp_path), chosen(interface=frozenset(scope)))
+        for second in range(begin, begin + 300, 30):
+            now[0] = at(second)
+            run.monitor.turned = now[0].boot
+            give(run.monitor, both)
+        run.end(True)
+    found = query(tmp_path / "state.db", GAPS)
+    assert {(name, why) for name, _, _, why in found} == {(None, "stopped")}

@@ -119,9 +119,11 @@ def test_a_store_whose_lock_another_monitor_has_now_is_left_alone(
     other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=str(Path(wg_monitor.__file__).parent))
     assert other.stdin is not None and other.stdout is not None
     assert other.stdout.readline() == b"held\n"
+    (tmp_path / "state.db.last").write_text("another one")
     for second in (30, 60):
         see(run, now, second, ANN, BOB)
     run.monitor.flush()
+    assert (tmp_path / "state.db.last").read_text() == "another one"
     assert query(tmp_path / "state.db", "SELECT count(*) FROM peers") == [(1,)], "it wrote into another monitor's store"
     assert not list(tmp_path.glob("*damaged*"))
     with other.stdout:
@@ -148,3 +150,35 @@ def test_what_is_forgotten_while_the_store_fails_is_forgotten_in_the_store_too(
     run.monitor.prune_history()
     assert not run.monitor.table.rows
     assert query(tmp_path / "state.db", "SELECT count(*) FROM peers") == [(0,)]
+
+
+def test_saves_that_fail_leave_no_memory_behind(
+    run: Run, now: List[wg_monitor.Moment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    see(run, now, 0, ANN)
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "executemany", full)
+        for second in range(30, 600, 30):
+            see(run, now, second, ANN, BOB, CY)
+    assert len(run.store.stamps) == 2
+    see(run, now, 600, ANN, BOB, CY)
+    assert "can be used again" in warnings(tmp_path)[-1]
+
+
+def test_what_another_monitor_has_added_is_not_continued(
+    run: Run, now: List[wg_monitor.Moment], tmp_path: Path
+) -> None:
+    """Somebody removes the lock, and a second monitor writes to the same store before this one looks again."""
+    see(run, now, 0, ANN)
+    store = tmp_path / "state.db"
+    query(store, "UPDATE monitor SET stamp = stamp + 1, last_line = last_line + 5")
+    query(store, "INSERT INTO events (seq, kind, wall, hook, line) SELECT seq + 5, kind, wall, 0, 'another' FROM events LIMIT 1")
+    for second in (30, 60, 90):
+        see(run, now, second, ANN, *([BOB] if second > 30 else []))
+    (kept,) = tmp_path.glob("state.db.damaged-*")
+    assert ("another",) in query(kept, "SELECT CAST(line AS TEXT) FROM events")
+    assert not any("UNIQUE" in text for text in warnings(tmp_path))
+    assert ("another",) not in query(store, "SELECT CAST(line AS TEXT) FROM events")

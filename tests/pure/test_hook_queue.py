@@ -47,6 +47,11 @@ class Case(NamedTuple):
 CASES = [
     Case("without a delay, everything may start", 0, [At(0, "OFFLINE"), At(1, "ONLINE"), Look(1, [1, 2])]),
     Case("an OFFLINE waits", 60, [At(0, "OFFLINE"), Look(0, [], 60), Look(59.9, [], 60), Look(60, [1])]),
+    Case(
+        "while one interface hangs, an earlier event may come after a later one",
+        60,
+        [At(20, "OFFLINE", "bob"), At(10, "OFFLINE"), Look(30, [], 70), Look(70, [2], 80), Look(80, [1, 2])],
+    ),
     Case("a return in time drops both", 60, [At(0, "OFFLINE"), At(59, "ONLINE"), Look(59, []), Look(99, [])], [1, 2]),
     Case(
         "a return that is not in time drops neither",

@@ -71,6 +71,13 @@ def test_an_interface_that_the_setting_left_out_was_not_watched(store: Path) -> 
     assert "excluded" not in sessions(store, "--interface", "wg0").out
 
 
+def test_an_interface_that_the_last_run_leaves_out_is_not_unreadable(blind: Path) -> None:
+    query(blind, "UPDATE runs SET interfaces = 'wg0'")
+    assert "unreadable" not in sessions(blind).out
+    query(blind, "UPDATE runs SET interfaces = 'wg0,wg1'")
+    assert "unreadable" in sessions(blind).out
+
+
 def test_a_trail_that_ends_while_an_interface_cannot_be_read(tmp_path: Path) -> None:
     lines = (
         "10:00:00 Monitor started | Interval: 30s, Threshold: 180s, Stats: 3600s",
@@ -186,6 +193,28 @@ def test_peers_with_the_same_name_are_told_apart(store: Path) -> None:
         assert "alice-laptop bob/////..." in answer.out and "alice-laptop ann/////..." in answer.out
 
 
+def test_an_end_that_nobody_saw_is_unknown_at_any_width(store: Path) -> None:
+    query(store, "UPDATE sessions SET reason = 'unknown' WHERE reason IS NOT NULL")
+    (alice,) = [line for line in sessions(store, width=80).lines if line.startswith("alice-laptop")]
+    assert " unknown" in alice
+
+
+def test_a_clock_that_was_set_back_before_the_end_makes_no_session_longer(tmp_path: Path) -> None:
+    """The last handshake was at 08:08:28 by the clock as it was before."""
+    log = tmp_path / "log"
+    lines = (
+        "08:00:00 Monitor started | Interval: 30s, Threshold: 3m 0s",
+        on("08:00:30", shook="08:00:28"),
+        "07:10:00 [WARN] The wall clock was set back by 1h 0m",
+        off("07:12:00", shook="08:08:28"),
+    )
+    log.write_text("".join("2023-10-27 %s\n" % line for line in lines))
+    (row,) = json.loads(report("sessions", "--from-log", str(log), "--format", "json").out)
+    assert row["length_s"] == 480
+    watched = "Watched from 2023-10-27 07:00:00 to 2023-10-27 07:12:00."
+    assert any(line.startswith(watched) for line in report("sessions", "--from-log", str(log)).lines)
+
+
 # --- Refusals -----------------------------------------------------------------------------------------------------
 
 REFUSALS = [
@@ -200,6 +229,10 @@ REFUSALS = [
 @pytest.mark.parametrize("words, said", REFUSALS, ids=[" ".join(words) for words, _ in REFUSALS])
 def test_what_has_no_effect_is_refused(store: Path, words: List[str], said: str) -> None:
     assert refused("sessions", *words, "--store", str(store)) == said
+
+
+def test_a_store_is_no_trail(store: Path) -> None:
+    assert refused("sessions", "--from-log", str(store)) == "--from-log: a store is no trail; name it with --store"
 
 
 def test_two_stores_with_one_name_are_refused(store: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_gaps_of_other_interfaces_are_left_out(store: Path) -> None:
 def test_what_nobody_watches_now_is_no_evidence(tmp_path: Path) -> None:
     [path] = story(tmp_path / "state.db")  # its monitor has stopped
     answer = sessions(path)
-    assert answer.lines[-1] == "Watched from 2023-11-14 22:13:20 to 2023-11-14 22:16:50, and not since."
+    assert answer.lines[-1] == "Watched from 2023-11-14 22:13:20 to 2023-11-14 22:16:50. Of later times, nothing is known."
     assert " unknown " in answer.lines[4]  # the session of Bob
     assert "online" not in found(path)[2] and found(path)[2]["reason"] == "unknown"
     assert who(path, "--reason", "unknown") == "bob"
@@ -276,7 +276,8 @@ def test_what_a_program_reads_has_no_notes_between_and_the_terminal_has_them(tmp
         answer = sessions(path, "--format", "csv")
         assert answer.err == "wg_monitor: In 1 period nobody watched: the table of the sessions shows when.\n"
     answer = sessions(path, "--format", "json", "--since", "22:16:30")
-    assert answer.err == "wg_monitor: Watched from 2023-11-14 22:13:20 to 2023-11-14 22:16:50, and not since.\n"
+    watched = "Watched from 2023-11-14 22:13:20 to 2023-11-14 22:16:50. Of later times, nothing is known."
+    assert answer.err == "wg_monitor: %s\n" % watched
 
 
 @pytest.mark.once  # needs Python 3.9

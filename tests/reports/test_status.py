@@ -107,7 +107,7 @@ def test_the_beginning_of_several_keys_is_refused(tmp_path: Path) -> None:
 
 def test_how_old_the_answer_is(tmp_path: Path) -> None:
     [path] = story(tmp_path / "state.db")
-    assert status(path, now=9000).lines[0] == "wg0  1 of 2 were online, no monitor runs, last reading 2h 26m ago"
+    assert status(path, now=9000).lines[0] == "wg0  1 of 2 were online, no monitor writes to this store, last reading 2h 26m ago"
     with Watcher(path):  # a monitor has started, and has read nothing yet
         text = "wg0  1 of 2 were online, the monitor reads nothing or cannot save it, last reading 2h 26m ago"
         assert status(path, now=9000).lines[0] == text
@@ -182,7 +182,7 @@ def test_the_threshold_is_the_monitors(place: Place) -> None:
     assert on_machine(place, "status", "--peer", device.key(1)).code == 0
     assert daemon.stop() == 0
     stopped = on_machine(place, "status").lines[0]
-    assert stopped.startswith("wg0  1 of 1 online, no monitor runs, last reading ")
+    assert stopped.startswith("wg0  1 of 1 online, no monitor writes to this store, last reading ")
 
 
 def test_bytes_that_came_while_nobody_watched_are_no_sign_of_life_now(place: Place) -> None:

@@ -560,7 +560,7 @@ def test_the_command_filters_and_sums_up(tmp_path: Path) -> None:
     assert len(json.loads(report(*command, "--summary", "--format", "json").out)) == 3
     lines = report(*command).lines
     assert lines[1].split()[:6] == [ANN, "wg0", "2023-10-27", "10:01:00", "10:05:00", "4m"]
-    assert lines[-2:] == ["Watched from 2023-10-27 10:00:00 to 2023-10-27 11:30:00, and not since.",
+    assert lines[-2:] == ["Watched from 2023-10-27 10:00:00 to 2023-10-27 11:30:00. Of later times, nothing is known.",
                           HANDSHAKES % 3]  # fmt: skip
 
 
