@@ -3125,9 +3125,11 @@ def metric(name: str, about: str, samples: Iterable[tuple[str, float]]) -> Itera
 
 
 def metrics_of(
-    table: wg_monitor.Table, shown: Iterable[Key], store: Store | None, last: float | None, more: Mapping[str, str]
-) -> Iterator[str]:
-    """Lines about what is known. `shown`: the peers in this run of `wg`. `more`: labels of every value."""
+    table: wg_monitor.Table, shown: Iterable[Key], unread: Iterable[str], store: Store | None, last: float | None,
+    more: Mapping[str, str],
+) -> Iterator[str]:  # fmt: skip
+    """Lines about what is known. `shown`: the peers in this run of `wg`. `unread`: the interfaces that cannot be read.
+    `more`: labels of every value."""
     peers = []
     for (interface, key), row in sorted(table.rows.items()):
         name = printable(store.names.get((interface, key), ""), 64) if store else ""
@@ -3142,10 +3144,11 @@ def metrics_of(
     yield from metric("wireguard_received_bytes_total", about, ((labels, row.rx) for row, labels in fresh))
     about = "Time of the latest handshake in seconds since the epoch, not its age; 0 = never"
     yield from metric("wireguard_latest_handshake_seconds", about, ((labels, row.handshake) for row, labels in wide))
-    states = ((labels, int(row.session is not None)) for row, labels in peers)
+    seen = [(row, labels) for row, labels in peers if row.identity[0] not in unread]  # of others, nobody knows the state
+    states = ((labels, int(row.session is not None)) for row, labels in seen)
     yield from metric("wg_monitor_peer_online", "Whether the peer is online: 1 = yes, 0 = no", states)
     about = "Time at which the session of an online peer began, in seconds since the epoch"
-    starts = ((labels, row.session.start) for row, labels in peers if row.session and store)
+    starts = ((labels, row.session.start) for row, labels in seen if row.session and store)
     yield from metric("wg_monitor_peer_session_start_seconds", about, starts)
     ups = ((labels_text(interface=name, **more), int(found.up)) for name, found in sorted(table.interfaces.items()))
     yield from metric("wg_monitor_interface_up", "Whether the interface exists: 1 = yes, 0 = no", ups)
@@ -3199,15 +3202,17 @@ def metrics(words: Sequence[str]) -> int:
     except Refusal as refusal:
         print("wg_monitor: %s" % refusal, file=sys.stderr)
         store, table = None, wg_monitor.Table()
+    unread: Iterable[str] = store.unread if store else ()
     try:
-        shown = decide_by_wg(table, settings, run_wg()).present or ()
+        reading = decide_by_wg(table, settings, run_wg())
+        shown, unread = reading.present or (), reading.unreadable
     except Refusal as refusal:
         if store is None:  # nothing is known
             raise
         print("wg_monitor: %s" % refusal, file=sys.stderr)
     last = store.last if store else 0 if settings.state_path else None
     more = {"monitor": options.instance} if options.instance else {}
-    lines = metrics_of(table, shown, store, last, more)
+    lines = metrics_of(table, shown, unread, store, last, more)
     if options.output:
         replace_file(options.output, lines)
     else:

@@ -1,11 +1,13 @@
 """What a report must not claim: time that nobody could see, answers that a trail cannot give, and silence about both."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Dict, List
 
 import pytest
 
+import wg_report
 from company import END
 from pages import history, page_of, parsed, session
 from reports import Answer, report
@@ -52,6 +54,17 @@ def test_who_is_on_an_interface_that_cannot_be_read_is_unknown(blind: Path) -> N
     assert report("status", "--store", str(blind), "--peer", key("bob")).code == EXIT_FAILURE
     (bob,) = json.loads(report("status", "--store", str(blind), "--peer", key("bob"), "--json").out)
     assert bob["online"] is None
+
+
+def test_it_has_no_state_for_prometheus(blind: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_wg() -> None:
+        raise Refusal("wg gave no answer", "this is a test", "")
+
+    monkeypatch.setattr(wg_report, "run_wg", no_wg)
+    lines = report("metrics", "--store", str(blind)).lines
+    state = re.compile('wg_monitor_peer_online{interface="(wg.)"')
+    assert {match.group(1) for match in map(state.match, lines) if match} == {"wg0"}
+    assert any(line.startswith('wg_monitor_interface_up{interface="wg1"} 1') for line in lines)
 
 
 def test_a_session_on_it_is_only_certain_until_then(blind: Path) -> None:

