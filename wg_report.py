@@ -2101,7 +2101,7 @@ def peers_of(table: wg_monitor.Table, store: Store | None) -> Iterator[Peer]:
     gateway, names, last = (store.gateway, store.names, store.last) if store else ("", {}, None)
     for key, row in table.rows.items():
         session, received, sent = row.session, None, None  # type: Any, int | None, int | None
-        since = row.ended.wall if row.ended.wall > 0 else float(row.shown)
+        since = row.ended.wall if row.ended.boot >= row.made else float(row.shown)
         if session is not None:  # which without a store has just begun
             since = session.start
             received = counted_since(row.past_rx, row.rx, session.received_before if store else 0)

@@ -405,7 +405,8 @@ def ask_status(chronicle: Chronicle) -> None:
     seen, unread = chronicle.running and not chronicle.late, chronicle.unread
     for identity, record in chronicle.saved.items():
         session = record.session
-        since = session.start if session else record.ended.wall if record.ended.wall > 0 else record.shown or None
+        gone = record.ended.wall if record.ended.boot >= record.made else record.shown
+        since = session.start if session else gone or None
         numbers = (record.rx - session.rx, record.tx - session.tx) if session else (None, None)
         expected[identity] = (
             session is not None if seen and identity[0] not in unread else None, getattr(record, "name", "") or None,
