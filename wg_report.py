@@ -3144,7 +3144,7 @@ def metrics_of(
     yield from metric("wireguard_received_bytes_total", about, ((labels, row.rx) for row, labels in fresh))
     about = "Time of the latest handshake in seconds since the epoch, not its age; 0 = never"
     yield from metric("wireguard_latest_handshake_seconds", about, ((labels, row.handshake) for row, labels in wide))
-    seen = [(row, labels) for row, labels in peers if row.identity[0] not in unread]  # of others, nobody knows the state
+    seen = [(row, labels) for row, labels in peers if row.identity[0] not in unread]  # others have no state
     states = ((labels, int(row.session is not None)) for row, labels in seen)
     yield from metric("wg_monitor_peer_online", "Whether the peer is online: 1 = yes, 0 = no", states)
     about = "Time at which the session of an online peer began, in seconds since the epoch"

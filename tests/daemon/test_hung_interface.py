@@ -6,7 +6,7 @@ import signal
 import socket
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Iterator, List
 
@@ -277,8 +277,9 @@ def test_many_interfaces_are_asked_a_few_at_once_and_nothing_is_left_behind(plac
     assert held() <= before + 2 * 8
     place.wg_prints(b"".join(dump(iface=name) for name in names))
     for pid in children.read_text().split():
-        if Path("/proc/%s/cmdline" % pid).read_bytes().startswith(b"sleep"):
-            os.kill(int(pid), signal.SIGKILL)
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            if Path("/proc/%s/cmdline" % pid).read_bytes().startswith(b"sleep"):
+                os.kill(int(pid), signal.SIGKILL)
     monitor.match(again("wg7"))
     place.settle()
     assert monitor.stop() == 0
