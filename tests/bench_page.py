@@ -24,7 +24,7 @@ FRAME = "const done = arguments[0]; requestAnimationFrame(() => requestAnimation
 def main(peers: str = "300", sessions: str = "50000") -> int:
     with tempfile.TemporaryDirectory() as folder:
         store, page = Path(folder, "state.db"), Path(folder, "page.html")
-        maker = [sys.executable, str(HERE / "support" / "year.py"), str(store), peers, sessions]
+        maker = [sys.executable, str(HERE / "support" / "year.py"), "store", str(store), peers, sessions]
         subprocess.run(maker, stdout=subprocess.DEVNULL, check=True)
         begun = time.monotonic()
         with page.open("wb") as output:
