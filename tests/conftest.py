@@ -3,14 +3,14 @@
 import fcntl
 import signal
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Any, Dict, Iterator, List
 
 import pytest
 
 import wg_monitor
 from harness import Place, need
 from reports import story
-from values import zone
+from values import at, zone
 
 # Whoever runs the tests may ignore them (nohup, and a shell for what it runs in the background), and the programs under
 # test would inherit that.
@@ -60,3 +60,12 @@ def signals() -> Iterator[None]:
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> List[wg_monitor.Moment]:
+    """The simulated clock of a monitor in the test's own process: its only element, which the test replaces."""
+    moments = [at(0)]
+    monkeypatch.setattr(wg_monitor, "moment", lambda: moments[0])
+    monkeypatch.setattr(wg_monitor, "boot_id", lambda: "boot")
+    return moments

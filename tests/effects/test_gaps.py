@@ -10,7 +10,7 @@ import pytest
 import wg_monitor
 from harness import lines_of
 from test_model import Run
-from values import P, at, chosen, dump, give, give_at, give_nothing, ids, unreadable
+from values import P, at, chosen, dump, give, give_at, give_nothing, ids, turn_at, unreadable
 from watcher import query
 
 GAPS = "SELECT interface, start, stop, why FROM unwatched ORDER BY start, interface"
@@ -75,17 +75,13 @@ def readings(case: Case) -> Iterable[Tuple[int, str]]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=ids(CASES))
-def test_each_gap_is_told_once(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [at(0)]
-    monkeypatch.setattr(wg_monitor, "moment", lambda: now[0])
-    monkeypatch.setattr(wg_monitor, "boot_id", lambda: "boot")
+def test_each_gap_is_told_once(case: Case, tmp_path: Path, now: List[wg_monitor.Moment]) -> None:
     run = Run(str(tmp_path), chosen())
     shown = dict(readings(case))
     with contextlib.ExitStack() as stack:
         stack.callback(run.end, True)
         for second in range(0, 3000, 30):
-            now[0] = at(second)
-            run.monitor.turned = now[0].boot
+            turn_at(second, run.monitor, now)
             if second not in shown:
                 give_nothing(run.monitor)
             elif within(second, case.alone):
@@ -101,12 +97,9 @@ def test_each_gap_is_told_once(case: Case, tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("politely", [True, False], ids=["stopped", "killed"])
 def test_a_run_that_ends_while_an_interface_cannot_be_read(
-    politely: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    politely: bool, tmp_path: Path, now: List[wg_monitor.Moment]
 ) -> None:
     """The next one knows since when nobody watched it."""
-    now = [at(0)]
-    monkeypatch.setattr(wg_monitor, "moment", lambda: now[0])
-    monkeypatch.setattr(wg_monitor, "boot_id", lambda: "boot")
     run = Run(str(tmp_path), chosen())
     for second in range(0, 3000, 30):
         now[0] = at(second)
@@ -132,23 +125,18 @@ def test_a_run_that_ends_while_an_interface_cannot_be_read(
 
 @pytest.mark.parametrize("how", ["stopped", "killed", "failed", "stalled", "unreadable"])
 def test_bytes_that_came_while_nobody_watched_prove_no_more_than_its_beginning(
-    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, tmp_path: Path, now: List[wg_monitor.Moment]
 ) -> None:
     """After the last reading before the gap, ann sends a packet and is gone: nobody may say that she stayed for hours."""
-    now = [at(0)]
-    monkeypatch.setattr(wg_monitor, "moment", lambda: now[0])
-    monkeypatch.setattr(wg_monitor, "boot_id", lambda: "boot")
     run = Run(str(tmp_path), chosen())
     other, gone = dump("wg1", P("bob", -10, 100, 50)), 6 * 3600
     for second in (0, 30, 60, 90):
-        now[0] = at(second)
-        run.monitor.turned = now[0].boot
+        turn_at(second, run.monitor, now)
         give(run.monitor, dump("wg0", P("ann", -10, 100 + second, 50)) + other)
     if how in ("stopped", "killed"):
         run.end(how == "stopped")
     elif how in ("failed", "unreadable"):
-        now[0] = at(120)
-        run.monitor.turned = now[0].boot
+        turn_at(120, run.monitor, now)
         if how == "failed":
             give_nothing(run.monitor)
         else:
@@ -162,15 +150,12 @@ def test_bytes_that_came_while_nobody_watched_prove_no_more_than_its_beginning(
     assert query(tmp_path / "state.db", asked) == [(at(90).wall, 100.0, 0.0, "idle")]
 
 
-def test_interfaces_that_answer_late_together_are_one_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interfaces_that_answer_late_together_are_one_fault(tmp_path: Path, now: List[wg_monitor.Moment]) -> None:
     """So many others hang that two wait for their turn: both come late, a moment apart, again and again."""
-    now = [at(0)]
-    monkeypatch.setattr(wg_monitor, "moment", lambda: now[0])
     run = Run(str(tmp_path), chosen())
     for second in (*range(0, 3000, 300), 3000, 3030, 3060):
         for number, (link, who) in enumerate((("wg0", "ann"), ("wg1", "bob"))):
-            now[0] = at(second + number / 100)
-            run.monitor.turned = now[0].boot
+            turn_at(second + number / 100, run.monitor, now)
             run.monitor.round.names = frozenset(("wg0", "wg1", ""))
             give_at(now[0], run.monitor, dump(link, P(who, second - 10)), interface=link)
     run.end(True)
@@ -179,16 +164,12 @@ def test_interfaces_that_answer_late_together_are_one_fault(tmp_path: Path, monk
     assert [line for line in told if line.startswith("Readings are")] == [begins, "Readings are on time again"]
 
 
-def test_an_interface_that_a_run_left_out_was_not_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [at(0)]
-    monkeypatch.setattr(wg_monitor, "moment", lambda: now[0])
-    monkeypatch.setattr(wg_monitor, "boot_id", lambda: "boot")
+def test_an_interface_that_a_run_left_out_was_not_unreadable(tmp_path: Path, now: List[wg_monitor.Moment]) -> None:
     both = dump("wg0", P("ann", -10, 100, 50)) + dump("wg1", P("bob", -10, 100, 50))
     for begin, scope in ((0, ()), (300, ("wg0",)), (900, ())):
         run = Run(str(tmp_path), chosen(interface=frozenset(scope)))
         for second in range(begin, begin + 300, 30):
-            now[0] = at(second)
-            run.monitor.turned = now[0].boot
+            turn_at(second, run.monitor, now)
             give(run.monitor, both)
         run.end(True)
     found = query(tmp_path / "state.db", GAPS)

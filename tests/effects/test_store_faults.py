@@ -13,7 +13,7 @@ import pytest
 import wg_monitor
 from harness import lines_of
 from test_model import Run
-from values import P, at, chosen, dump, give
+from values import P, at, chosen, dump, give, turn_at
 from watcher import query
 
 ANN, BOB, CY = (P(name, shook=-5) for name in ("ann", "bob", "cy"))
@@ -33,14 +33,6 @@ class Connection(sqlite3.Connection):
 
 
 @pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> List[wg_monitor.Moment]:
-    moments = [at(0)]
-    monkeypatch.setattr(wg_monitor, "moment", lambda: moments[0])
-    monkeypatch.setattr(wg_monitor, "boot_id", lambda: "boot")
-    return moments
-
-
-@pytest.fixture
 def run(tmp_path: Path, now: List[wg_monitor.Moment], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *a, **more: connect(*a, factory=Connection, **more))
@@ -51,8 +43,7 @@ def run(tmp_path: Path, now: List[wg_monitor.Moment], monkeypatch: pytest.Monkey
 
 
 def see(run: Run, now: List[wg_monitor.Moment], second: int, *peers: P) -> None:
-    now[0] = at(second)
-    run.monitor.turned = now[0].boot
+    turn_at(second, run.monitor, now)
     give(run.monitor, dump("wg0", *peers))
 
 

@@ -121,6 +121,12 @@ def give_at(
     monitor.conclude()
 
 
+def turn_at(second: float, monitor: wg_monitor.Monitor, now: List[Moment]) -> None:
+    """Sets the simulated clock, as at the beginning of a turn."""
+    now[0] = at(second)
+    monitor.turned = now[0].boot
+
+
 def give_nothing(monitor: wg_monitor.Monitor) -> None:
     """A turn in which `wg` failed."""
     monitor.no_reading("this is a test")
