@@ -2134,7 +2134,7 @@ class Store:
             if last is not None and not self.is_whole():
                 raise StoreFault("it or a file beside it was deleted or replaced")
             # It is opened together with the database. Without the lock, another monitor writes to it.
-            if self.note_file >= 0 and has_name(self.lock, self.path + ".lock"):
+            if self.note_file >= 0 and (last is not None or has_name(self.lock, self.path + ".lock")):
                 os.pwrite(self.note_file, b"%-*s\n" % (NOTE_SIZE - 1, text.encode()), 0)
 
     def examine(self) -> int:
